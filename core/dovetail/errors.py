@@ -1,0 +1,91 @@
+"""Every error that dovetail raises on purpose: what went wrong, where, and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DovetailError(Exception):
+    """Base of all errors raised on purpose.
+
+    Args:
+        what: One sentence that says what is wrong.
+        where: Lines that name the place (a file and line, a config path, a part and its distribution).
+        hint: The next step for the reader.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: Iterable[str] = (), hint: str = "") -> None:
+        self.what = what
+        self.where = tuple(where)
+        self.hint = hint
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        lines = [self.what, *(f"  at {place}" for place in self.where)]
+        if self.hint:
+            lines.append(f"  try: {self.hint}")
+        return "\n".join(lines)
+
+
+class UserError(DovetailError):
+    """The user's input is wrong; nothing has been run yet (exit code 2)."""
+
+    exit_code = 2
+
+
+class PartNotFound(UserError, LookupError):
+    """No part of this kind has the given name."""
+
+
+class PartImportError(UserError):
+    """A part was named and its module cannot be imported."""
+
+
+class PartClash(UserError):
+    """Two installed distributions offer the same name, and it was named without saying which."""
+
+
+class OptionError(UserError):
+    """A part or recipe was given an option that it does not have, or a value that does not fit."""
+
+
+class RecipeError(UserError):
+    """A recipe or an edit of its graph is wrong."""
+
+
+class ConfigError(UserError):
+    """A configuration is wrong. ``mistakes`` holds one line for each mistake found."""
+
+    def __init__(self, mistakes: Iterable[str], *, hint: str = "") -> None:
+        self.mistakes = tuple(mistakes)
+        count = len(self.mistakes)
+        head = "the configuration has a mistake" if count == 1 else f"the configuration has {count} mistakes"
+        super().__init__("\n".join([f"{head}:", *(f"  - {mistake}" for mistake in self.mistakes)]), hint=hint)
+
+
+class DataError(UserError):
+    """A data file or a task is wrong: a missing column, a broken line, an empty set."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be written, read, or does not fit this run."""
+
+
+class PartError(DovetailError):
+    """A part broke its contract during a run: wrong length, wrong type, a value that is not finite, an exception."""
+
+
+class TooManyInvalid(DovetailError):
+    """More samples have no valid reward than ``max_invalid`` allows."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``did you mean 'x'?`` for a near miss, otherwise the list of what is known."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word, names, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(names)}" if names else "none are known"

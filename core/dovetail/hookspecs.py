@@ -1,0 +1,248 @@
+"""The table of contents of dovetail: every hook, in the order in which a run calls it.
+
+A part implements the hook of its kind with ``@dovetail.hookimpl`` and takes any subset of the arguments shown here:
+what it asks for is what the graph computes for it. Each docstring answers four questions: when it is called, with
+what, what it must return, and what an error does.
+
+Parts see only what counts. Per-token arguments of estimators and losses are :class:`~dovetail.ragged.Ragged` rows of
+*sampled* tokens; rows whose reward is invalid are taken out before an estimator or a loss is called. So neither needs
+a mask, and neither can get one wrong. Shapes: B sequences, P prompts, T tokens of one sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dovetail.environment import Environment
+    from dovetail.messages import Message, Task
+    from dovetail.ragged import Ragged
+    from dovetail.results import Advantages, LossTerms
+    from dovetail.rollouts import Generated, Invalid, Rollouts, Tasks
+    from dovetail.sampling import Sampling
+
+hookspec = pluggy.HookspecMarker("dovetail")
+
+
+# ------------------------------------------------------------------------------------------------ a run begins
+
+
+class RunSpecs:
+    """Lifecycle: broadcast to every active part that implements them, whatever its kind."""
+
+    @hookspec
+    def on_run_start(self, run: Any) -> None:
+        """Called once, before the first step, also after a resume. An error stops the run."""
+
+    @hookspec
+    def on_rollouts(self, run: Any, rollouts: Rollouts) -> None:
+        """Called after rewards are known and before the optimizer step. An error stops the run."""
+
+    @hookspec
+    def on_step_end(self, run: Any, step: int, metrics: Mapping[str, float]) -> None:
+        """Called after each optimizer step with its metrics. May call ``run.stop(reason)``. An error stops the run."""
+
+    @hookspec
+    def on_checkpoint(self, run: Any, path: Path) -> None:
+        """Called after a checkpoint is complete on disk. An error stops the run; the checkpoint stays."""
+
+    @hookspec
+    def on_run_end(self, run: Any, outcome: str) -> None:
+        """Called once: ``done``, ``stopped: <reason>`` or ``failed: <error>``. An error is logged, not raised."""
+
+
+# ------------------------------------------------------------------------------------------------ tasks and tokens
+
+
+class EnvironmentSpecs:
+    """Kind ``environments``: a factory of episodes. Its fields are its options."""
+
+    @hookspec
+    def tasks(self, split: str) -> Iterable[Task]:
+        """Called before the first step (``train``) and before an evaluation (``test``).
+
+        Returns tasks, finite or endless, the same ones at each call. An error, or no task at all, stops the run.
+        """
+
+    @hookspec
+    def make(self) -> Awaitable[Environment]:
+        """Called once for each episode. Async. Returns a fresh :class:`~dovetail.environment.Environment`.
+
+        An error makes the sample INVALID.
+        """
+
+
+class GeneratorSpecs:
+    """Kind ``generators``: turns prompts into sampled tokens."""
+
+    @hookspec
+    def generate(
+        self, model: Any, tokenizer: Any, prompts: Ragged, samples: int, sampling: Sampling, seeds: Tensor
+    ) -> Generated:
+        """Called once for each step of a single-turn recipe.
+
+        Args:
+            model: A transformers model in eval mode, without gradients.
+            tokenizer: Its tokenizer, with pad and end tokens set.
+            prompts: P rows of int64 token ids, each distinct task once.
+            samples: Completions for each prompt; rows of one prompt lie side by side in the result.
+            sampling: Temperature, truncation, limits.
+            seeds: ``[P * samples]`` int64. A generator that keeps its promise draws a row's tokens from its seed alone.
+
+        Returns P * samples completions and their log-probs. An error stops the run.
+        """
+
+    @hookspec
+    def sync_weights(self, model: Any, version: int) -> None:
+        """Called after each optimizer step, for generators that hold their own copy. An error stops the run."""
+
+
+# ------------------------------------------------------------------------------------------------ rewards
+
+
+class RewardSpecs:
+    """Kind ``rewards``: a value for each sequence."""
+
+    @hookspec
+    def score(
+        self,
+        completions: Ragged,
+        prompts: Ragged,
+        mask: Ragged,
+        texts: Sequence[str],
+        messages: Sequence[Sequence[Message]],
+        tasks: Tasks,
+        groups: Tensor,
+        steps: Ragged | None,
+        finish_reasons: Sequence[str],
+        rollouts: Rollouts,
+    ) -> Tensor | Sequence[float | Invalid]:
+        """Called once for each batch of rollouts, off the training thread, with a deadline. May be async.
+
+        Args:
+            completions: B rows of token ids from the policy's first token on.
+            prompts: B rows of token ids before it.
+            mask: Rows of ``completions``, bool: which tokens the policy sampled.
+            texts: B decoded completions.
+            messages: B conversations, the completion last.
+            tasks: B tasks; ``tasks["answer"]`` is a column.
+            groups: ``[B]``; rows of one task share a number.
+            steps: Turn boundaries, or None.
+            finish_reasons: ``stop`` or ``length`` per row.
+            rollouts: All of the above.
+
+        Returns B finite numbers; ``dovetail.Invalid(reason)`` in the place of one that cannot be given. A row that
+        raises or is not finite is INVALID, one that misses the deadline is TIMEOUT; neither is ever 0. Another number
+        of values, or another type, stops the run.
+        """
+
+
+# ------------------------------------------------------------------------------------------------ advantages, losses
+
+
+class AdvantageSpecs:
+    """Kind ``advantages``: credit for each token. Called on valid rows only."""
+
+    @hookspec
+    def estimate(
+        self,
+        rewards: Tensor,
+        groups: Tensor,
+        reward_parts: Mapping[str, Tensor],
+        values: Ragged,
+        final_values: Tensor,
+        logprobs: Ragged,
+        ref_logprobs: Ragged,
+        sampled_logprobs: Ragged,
+        sampled: Ragged,
+        truncated: Tensor,
+        tasks: Tasks,
+        steps: Ragged | None,
+    ) -> Tensor | Ragged | Advantages:
+        """Called once for each batch, without gradients, on all rows of the batch that have a valid reward.
+
+        Args:
+            rewards: ``[B]`` float32, the weighted total.
+            groups: ``[B]`` int64.
+            reward_parts: ``[B]`` float32 for each reward by name, with its weight applied.
+            values: Value of the state before each sampled token.
+            final_values: ``[B]``, value of the state after the last token.
+            logprobs: Of the policy, before this batch's optimizer steps.
+            ref_logprobs: Of the reference.
+            sampled_logprobs: As the sampler saw them.
+            sampled: The sampled tokens, for their lengths.
+            truncated: ``[B]`` bool, cut by the token limit.
+            tasks: B tasks.
+            steps: Turn boundaries, or None.
+
+        Returns ``[B]``, or a Ragged over the sampled tokens, or :class:`~dovetail.results.Advantages` with returns
+        and metrics; finite. An error stops the run.
+        """
+
+
+class LossSpecs:
+    """Kind ``losses``: terms, never a mean. The engine owns every denominator."""
+
+    @hookspec
+    def loss_terms(
+        self,
+        advantages: Ragged,
+        logprobs: Ragged,
+        old_logprobs: Ragged,
+        ref_logprobs: Ragged,
+        sampled_logprobs: Ragged,
+        values: Ragged,
+        old_values: Ragged,
+        returns: Ragged,
+        entropy: Ragged,
+        rewards: Ragged,
+    ) -> LossTerms:
+        """Called for each micro-batch, with gradients, on valid rows only.
+
+        Args:
+            advantages: Credit per sampled token.
+            logprobs: Of the live policy; carries the gradient.
+            old_logprobs: Of the policy before this batch's first optimizer step.
+            ref_logprobs: Of the reference.
+            sampled_logprobs: As the sampler saw them.
+            values: Of the live value model; carries the gradient.
+            old_values: Of the value model before this batch's first optimizer step.
+            returns: Targets of the value model.
+            entropy: Of the live policy's distribution at each token; carries the gradient.
+            rewards: The total reward, spread over the tokens.
+
+        Returns :class:`~dovetail.results.LossTerms`: a Ragged of terms (or ``[B]`` for a loss on whole sequences), a
+        reduction tag, and metrics per token or per sequence, which the engine averages. An error stops the run.
+        """
+
+
+# ------------------------------------------------------------------------------------------------ sinks
+
+
+class LoggerSpecs:
+    """Kind ``loggers``: a sink."""
+
+    @hookspec
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Called after each step and each evaluation. An error is reported once and the logger is switched off."""
+
+    @hookspec
+    def log_rollouts(self, step: int, rollouts: Rollouts) -> None:
+        """Called after each step whose rollouts are kept. Errors as for ``log_metrics``."""
+
+    @hookspec
+    def log_artifact(self, path: Path, name: str) -> None:
+        """Called for files worth keeping: the final model, a plot. Errors as for ``log_metrics``."""
+
+    @hookspec
+    def close(self) -> None:
+        """Called once at the end of a run, also of one that failed. Errors as for ``log_metrics``."""
+
+
+SPECS = (RunSpecs, EnvironmentSpecs, GeneratorSpecs, RewardSpecs, AdvantageSpecs, LossSpecs, LoggerSpecs)

@@ -1,0 +1,227 @@
+"""The one layout for per-token data: flat values and row offsets, no padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from dovetail.errors import DataError
+
+
+@attrs.frozen(eq=False, repr=False)
+class Ragged:
+    """Rows of different lengths in one flat tensor.
+
+    Args:
+        values: ``[N, ...]``, the tokens of all rows one after another.
+        offsets: ``[B + 1]`` int64, row ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
+
+    Raises:
+        DataError: The offsets do not start at 0, fall, or do not end at ``N``.
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+    def __attrs_post_init__(self) -> None:
+        offsets = self.offsets
+        if offsets.dtype != torch.int64 or offsets.ndim != 1 or len(offsets) == 0:
+            raise DataError(f"Ragged offsets must be int64 of shape [B + 1], got {offsets.dtype} {list(offsets.shape)}")
+        ends_fit = int(offsets[0]) == 0 and int(offsets[-1]) == len(self.values)
+        if not ends_fit or bool((offsets[1:] < offsets[:-1]).any()):
+            raise DataError(
+                f"Ragged offsets must rise from 0 to the number of values ({len(self.values)}), got {offsets.tolist()[:8]}…"
+            )
+
+    @classmethod
+    def _trusted(cls, values: Tensor, offsets: Tensor) -> Ragged:
+        """Build without the border check, from offsets that another Ragged has already checked."""
+        ragged = object.__new__(cls)
+        object.__setattr__(ragged, "values", values)
+        object.__setattr__(ragged, "offsets", offsets)
+        return ragged
+
+    @classmethod
+    def from_rows(
+        cls, rows: Iterable[Sequence[Any] | Tensor], dtype: torch.dtype | None = None, device: Any = None
+    ) -> Ragged:
+        """Concatenate rows (tensors or sequences of numbers)."""
+        tensors = [torch.as_tensor(row, dtype=dtype, device=device) for row in rows]
+        lengths = torch.tensor([len(row) for row in tensors], dtype=torch.int64, device=device)
+        filled = [row for row in tensors if len(row)]
+        fallback = tensors[0] if tensors else torch.empty(0, dtype=dtype, device=device)
+        return cls(torch.cat(filled) if filled else fallback.new_empty(fallback.shape), lengths_to_offsets(lengths))
+
+    @classmethod
+    def from_lengths(cls, values: Tensor, lengths: Tensor) -> Ragged:
+        """Cut flat ``values`` ``[N, ...]`` into rows of ``lengths`` ``[B]``."""
+        return cls(values, lengths_to_offsets(lengths))
+
+    @classmethod
+    def from_padded(cls, padded: Tensor, mask: Tensor) -> Ragged:
+        """Take the entries of ``padded`` ``[B, T, ...]`` where ``mask`` ``[B, T]`` is True, row by row."""
+        mask = mask.bool()
+        return cls(padded[mask], lengths_to_offsets(mask.sum(1)))
+
+    @classmethod
+    def cat(cls, parts: Sequence[Ragged]) -> Ragged:
+        """Stack the rows of several Ragged."""
+        lengths = torch.cat([part.lengths for part in parts])
+        return cls._trusted(torch.cat([part.values for part in parts]), lengths_to_offsets(lengths))
+
+    @property
+    def lengths(self) -> Tensor:
+        """``[B]`` int64, tokens in each row."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    @property
+    def row_ids(self) -> Tensor:
+        """``[N]`` int64, the row that each value belongs to."""
+        rows = torch.arange(len(self), device=self.offsets.device)
+        return torch.repeat_interleave(rows, self.lengths, output_size=len(self.values))
+
+    @property
+    def positions(self) -> Tensor:
+        """``[N]`` int64, the place of each value in its row, from 0."""
+        return torch.arange(len(self.values), device=self.offsets.device) - self.offsets[:-1][self.row_ids]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> Tensor:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of a Ragged with {len(self)} rows")
+        row %= len(self)
+        return self.values[int(self.offsets[row]) : int(self.offsets[row + 1])]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(torch.split(self.values, self.lengths.tolist()))
+
+    def tolist(self) -> list[list[Any]]:
+        """Rows as Python lists."""
+        return [row.tolist() for row in self]
+
+    def with_values(self, values: Tensor) -> Ragged:
+        """Give the same rows other values ``[N, ...]``."""
+        if len(values) != len(self.values):
+            raise DataError(f"{len(values)} values do not fit the {len(self.values)} tokens of these rows")
+        return Ragged._trusted(values, self.offsets)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Ragged:
+        """Apply ``function`` to the flat values; it must keep their number."""
+        return self.with_values(function(self.values))
+
+    def detach(self) -> Ragged:
+        return Ragged._trusted(self.values.detach(), self.offsets)
+
+    def to(self, *args: Any, **kwargs: Any) -> Ragged:
+        """Move or cast the values as ``Tensor.to`` does; the offsets follow to the device."""
+        values = self.values.to(*args, **kwargs)
+        return Ragged._trusted(values, self.offsets.to(values.device))
+
+    def select(self, rows: Tensor | Sequence[int]) -> Ragged:
+        """Take rows by index (int) or by mask (bool), in the order given."""
+        rows = torch.as_tensor(rows, device=self.offsets.device)
+        if rows.dtype == torch.bool:
+            rows = rows.nonzero().squeeze(1)
+        rows = rows.long()
+        offsets = lengths_to_offsets(self.lengths[rows])
+        if not len(rows):
+            return Ragged._trusted(self.values[:0], offsets)
+        start = torch.repeat_interleave(self.offsets[:-1][rows] - offsets[:-1], self.lengths[rows])
+        return Ragged._trusted(self.values[start + torch.arange(len(start), device=start.device)], offsets)
+
+    def where(self, mask: Tensor) -> Ragged:
+        """Keep the values where ``mask`` ``[N]`` is True; rows stay, and may become empty."""
+        kept = torch.zeros(len(self), dtype=torch.int64, device=self.offsets.device)
+        kept.index_add_(0, self.row_ids, mask.long())
+        return Ragged._trusted(self.values[mask], lengths_to_offsets(kept))
+
+    def repeat(self, times: int) -> Ragged:
+        """Repeat each row ``times`` times, copies side by side."""
+        rows = torch.arange(len(self), device=self.offsets.device)
+        return self.select(torch.repeat_interleave(rows, times))
+
+    def sum(self) -> Tensor:
+        """Segment sum, ``[B, ...]``; empty rows give 0."""
+        out = self.values.new_zeros((len(self), *self.values.shape[1:]))
+        return out.index_add(0, self.row_ids, self.values)
+
+    def mean(self) -> Tensor:
+        """Segment mean, ``[B, ...]``; empty rows give 0."""
+        count = self.lengths.clamp(min=1).to(self.values.dtype)
+        return self.sum() / count.reshape(-1, *[1] * (self.values.ndim - 1))
+
+    def max(self, empty: float = 0.0) -> Tensor:
+        """Segment maximum, ``[B]``; empty rows give ``empty``."""
+        out = self.values.new_full((len(self),), empty)
+        return out.scatter_reduce(0, self.row_ids, self.values, "amax", include_self=False)
+
+    def spread(self, per_row: Tensor) -> Ragged:
+        """Broadcast ``per_row`` ``[B]`` to every token of its row: the one broadcast rule of the graph."""
+        if len(per_row) != len(self):
+            raise DataError(f"a value per sequence was expected: {len(self)} rows, {len(per_row)} values")
+        return Ragged._trusted(per_row[self.row_ids], self.offsets)
+
+    def to_padded(self, fill: float = 0, length: int | None = None) -> Tensor:
+        """``[B, T, ...]`` padded on the right with ``fill``; ``T`` is ``length`` or the longest row."""
+        width = length if length is not None else int(self.lengths.max()) if len(self) else 0
+        padded = self.values.new_full((len(self), width, *self.values.shape[1:]), fill)
+        padded[self.row_ids, self.positions] = self.values
+        return padded
+
+    def _combine(self, other: Any, operation: Callable[[Tensor, Any], Tensor]) -> Ragged:
+        if isinstance(other, Ragged):
+            if len(other.values) != len(self.values) or not torch.equal(other.offsets, self.offsets):
+                raise DataError("two Ragged with different rows cannot be combined")
+            other = other.values
+        elif isinstance(other, Tensor) and other.ndim == 1:
+            other = self.spread(other).values
+        return Ragged._trusted(operation(self.values, other), self.offsets)
+
+    def __add__(self, other: Any) -> Ragged:
+        return self._combine(other, torch.add)
+
+    def __sub__(self, other: Any) -> Ragged:
+        return self._combine(other, torch.sub)
+
+    def __mul__(self, other: Any) -> Ragged:
+        return self._combine(other, torch.mul)
+
+    def __truediv__(self, other: Any) -> Ragged:
+        return self._combine(other, torch.true_divide)
+
+    def __rsub__(self, other: Any) -> Ragged:
+        return self._combine(other, lambda mine, theirs: theirs - mine)
+
+    def __rtruediv__(self, other: Any) -> Ragged:
+        return self._combine(other, lambda mine, theirs: theirs / mine)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Ragged:
+        return Ragged._trusted(-self.values, self.offsets)
+
+    def exp(self) -> Ragged:
+        return Ragged._trusted(self.values.exp(), self.offsets)
+
+    def clamp(self, min: float | None = None, max: float | None = None) -> Ragged:
+        return Ragged._trusted(self.values.clamp(min, max), self.offsets)
+
+    def __repr__(self) -> str:
+        lengths = self.lengths.tolist()
+        shown = ", ".join(map(str, lengths[:6])) + (", …" if len(lengths) > 6 else "")
+        kind = f"{str(self.values.dtype).removeprefix('torch.')} on {self.values.device}"
+        return f"Ragged({len(lengths)} rows, {len(self.values)} tokens, lengths [{shown}], {kind})"
+
+
+def lengths_to_offsets(lengths: Tensor) -> Tensor:
+    """``[B]`` lengths to ``[B + 1]`` int64 offsets."""
+    offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=lengths.device)
+    torch.cumsum(lengths, 0, out=offsets[1:])
+    return offsets

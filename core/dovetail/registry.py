@@ -1,0 +1,132 @@
+"""The Python registry: ``dt.rewards.length(weight=0.1)``, by attribute or item, with the parts of a script beside."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+
+from dovetail import catalog
+from dovetail.errors import DovetailError, PartNotFound
+from dovetail.parts import KINDS, Part, Provenance, build_part
+
+
+@attrs.frozen
+class PartFactory:
+    """A part by name, not yet configured: call it with its options."""
+
+    kind: str
+    name: str
+    target: Any
+    provenance: Provenance
+
+    def __call__(self, *, weight: float = 1.0, name: str | None = None, **options: Any) -> Part:
+        """Configure the part. ``weight`` and ``name`` (its label in metrics) belong to the core, the rest to it."""
+        return build_part(self.kind, self.name, self.target, options, self.provenance, weight=weight, label=name)
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        return self.target.__doc__ or ""
+
+
+class Registry:
+    """All parts of one kind: the installed ones and those that a script registers."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._own: dict[str, Any] = {}
+
+    def register(self, name: str, target: Any = None) -> Any:
+        """Add a part of this script's own; also usable as a decorator, ``@dt.rewards.register("brevity")``."""
+        if target is None:
+            return functools.partial(self.register, name)
+        self._own[name] = target
+        return target
+
+    def target(self, name: str) -> tuple[Any, Provenance]:
+        """Import the class or function of a part.
+
+        Raises:
+            PartNotFound, PartClash, PartImportError: See :mod:`dovetail.catalog`.
+        """
+        if name in self._own:
+            target = self._own[name]
+            return target, Provenance(target=f"{target.__module__}:{getattr(target, '__qualname__', name)}")
+        entry = catalog.find(self.kind, name, also=self._own)
+        return entry.load(), Provenance(entry.distribution, entry.version, entry.target)
+
+    def __getitem__(self, name: str) -> Any:
+        target, provenance = self.target(name)
+        if self.kind in ("recipes", "commands"):
+            return target
+        return PartFactory(self.kind, name.partition("@")[0], target, provenance)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self[self._spelling(name)]
+        except PartNotFound as error:
+            raise UnknownPart(error.what, where=error.where, hint=error.hint) from None
+
+    def _spelling(self, name: str) -> str:
+        """Names may hold a hyphen, which an attribute cannot."""
+        hyphenated = name.replace("_", "-")
+        return hyphenated if name not in self and hyphenated in self else name
+
+    def __iter__(self) -> Iterator[str]:
+        installed = {entry.name for entry in catalog.entries() if entry.kind == self.kind}
+        return iter(sorted(installed | set(self._own)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in set(self)
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(name.replace("-", "_") for name in self)]
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}: {', '.join(self) or 'none installed'}>"
+
+
+class UnknownPart(PartNotFound, AttributeError):
+    """As PartNotFound, for access by attribute, where Python expects an AttributeError."""
+
+
+_registries = {kind: Registry(kind) for kind in KINDS}
+
+
+def registry(kind: str) -> Registry:
+    """The registry of a kind."""
+    return _registries[kind]
+
+
+def as_part(kind: str, value: Any) -> Part:
+    """Read what a user may pass for a part: a part, a factory, a name, a class, a function, or an instance.
+
+    Raises:
+        DovetailError: It is none of these, or the part of another kind.
+    """
+    if isinstance(value, Part):
+        if value.kind != kind:
+            raise DovetailError(f"a part of kind {kind} was expected, got {value}")
+        return value
+    if isinstance(value, str):
+        return registry(kind)[value]()  # type: ignore[no-any-return]
+    if isinstance(value, PartFactory):
+        return as_part(kind, value())
+    if isinstance(value, type) or _is_function(value):
+        return build_part(kind, value.__name__.lower(), value, {})
+    part = Part(kind, type(value).__name__.lower(), value)
+    from dovetail.parts import check_hooks
+
+    check_hooks(part)
+    return part
+
+
+def _is_function(value: Any) -> bool:
+    return isinstance(value, Callable) and hasattr(value, "__code__")  # type: ignore[arg-type]

@@ -1,0 +1,283 @@
+"""What a generator, an environment or a data file gives back: tokens with their provenance, and scores."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from dovetail.errors import DataError, did_you_mean
+from dovetail.messages import Message, Task
+from dovetail.ragged import Ragged
+from dovetail.sampling import Sampling
+
+
+class Origin(enum.IntEnum):
+    """Where a token came from. Only SAMPLED tokens carry loss; in offline data these are the demonstrator's."""
+
+    PROMPT = 0
+    SAMPLED = 1
+    TOOL = 2
+    FORCED = 3
+
+
+class RewardStatus(enum.IntEnum):
+    """Whether a score may be used. A failed score is never a silent 0."""
+
+    OK = 0
+    INVALID = 1
+    TIMEOUT = 2
+
+
+@attrs.frozen
+class Invalid:
+    """What a reward returns for a sample that it cannot score, instead of a number."""
+
+    reason: str
+
+
+@attrs.frozen(eq=False)
+class Scores:
+    """A value per sequence, and whether it is one.
+
+    Args:
+        values: ``[B]`` float32; NaN where the status is not OK.
+        status: ``[B]`` uint8 of :class:`RewardStatus`.
+        reasons: Row to reason, for the rows that are not OK.
+    """
+
+    values: Tensor
+    status: Tensor
+    reasons: Mapping[int, str] = attrs.field(factory=dict)
+
+    @classmethod
+    def ok(cls, values: Tensor) -> Scores:
+        return cls(values.float(), torch.zeros(len(values), dtype=torch.uint8))
+
+    @classmethod
+    def failed(cls, rows: int, reason: str, status: RewardStatus = RewardStatus.INVALID) -> Scores:
+        """All rows failed for one reason."""
+        values = torch.full((rows,), float("nan"))
+        return cls(values, torch.full((rows,), int(status), dtype=torch.uint8), dict.fromkeys(range(rows), reason))
+
+    @property
+    def valid(self) -> Tensor:
+        """``[B]`` bool, True where the score may be used."""
+        return self.status == RewardStatus.OK
+
+    def combine(self, other: Scores | float, operation: Callable[[Any, Any], Any]) -> Scores:
+        """Apply arithmetic; a row is valid only if it is valid on both sides."""
+        if not isinstance(other, Scores):
+            return attrs.evolve(self, values=operation(self.values, other))
+        status = torch.where(self.valid, other.status, self.status)
+        return Scores(operation(self.values, other.values), status, {**other.reasons, **self.reasons})
+
+    def select(self, rows: Sequence[int]) -> Scores:
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        reasons = {new: self.reasons[old] for new, old in enumerate(index.tolist()) if old in self.reasons}
+        return Scores(self.values[index], self.status[index], reasons)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class Tasks(Sequence[Task]):
+    """The tasks of a batch, one per row, with their columns."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = tuple(tasks)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.column(row) if isinstance(row, str) else self._tasks[row]
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self._tasks)
+
+    def column(self, name: str) -> list[Any]:
+        """One value per row: ``id``, ``answer`` or a column of the task.
+
+        Raises:
+            DataError: A task has no such column.
+        """
+        if name in ("id", "answer"):
+            return [getattr(task, name) for task in self._tasks]
+        for task in self._tasks:
+            if name not in task.columns:
+                known = ["id", "answer", *task.columns]
+                raise DataError(f"task {task.id!r} has no column {name!r}", hint=did_you_mean(name, known))
+        return [task.columns[name] for task in self._tasks]
+
+
+@attrs.frozen(eq=False)
+class Generated:
+    """What a generator returns: one completion per row, rows of one prompt side by side.
+
+    Args:
+        completions: ``[B rows]`` int64 token ids, the stop token included.
+        logprobs: Same rows, float32: log-probability of each token under the distribution it was drawn from
+            (temperature applied, before top-k, top-p and min-p).
+        finish_reasons: ``stop`` or ``length`` per row.
+    """
+
+    completions: Ragged
+    logprobs: Ragged
+    finish_reasons: tuple[str, ...]
+
+
+@attrs.frozen(eq=False, slots=False)
+class Rollouts:
+    """A batch of sequences with the provenance of every token. Append-only: methods give new rollouts.
+
+    Args:
+        tokens: ``[B rows]`` int64, whole sequences.
+        origin: Same rows, uint8 of :class:`Origin`.
+        groups: ``[B]`` int64; rollouts of one task share a number.
+        tasks: One task per row.
+        sampled_logprobs: Rows of the SAMPLED tokens only, float32, as the sampler saw them; None for offline data.
+        sampling: How the tokens were drawn; None for offline data.
+        policy_version: Optimizer steps that the sampling policy had seen.
+        finish_reasons: Per row.
+        rewards: Scores by reward name.
+        steps: Rows of int64, where each turn starts among the SAMPLED tokens; None for a single turn.
+        decode: Token ids to text, for ``texts`` and ``messages``.
+    """
+
+    tokens: Ragged
+    origin: Ragged
+    groups: Tensor
+    tasks: Tasks
+    sampled_logprobs: Ragged | None = None
+    sampling: Sampling | None = None
+    policy_version: int = 0
+    finish_reasons: tuple[str, ...] = ()
+    rewards: Mapping[str, Scores] = attrs.field(factory=dict)
+    steps: Ragged | None = None
+    decode: Callable[[list[int]], str] | None = attrs.field(default=None, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        rows = len(self.tokens)
+        if not torch.equal(self.tokens.offsets, self.origin.offsets):
+            raise DataError("every token needs an origin: the rows of tokens and origin differ")
+        if len(self.groups) != rows or len(self.tasks) != rows:
+            raise DataError(f"{rows} sequences need {rows} groups and tasks, got {len(self.groups)} and {len(self.tasks)}")
+
+    @classmethod
+    def single_turn(
+        cls,
+        prompts: Ragged,
+        generated: Generated,
+        tasks: Sequence[Task],
+        *,
+        samples: int = 1,
+        sampling: Sampling | None = None,
+        policy_version: int = 0,
+        decode: Callable[[list[int]], str] | None = None,
+    ) -> Rollouts:
+        """Join prompts ``[P rows]`` and their ``samples`` completions each ``[P * samples rows]``."""
+        repeated = prompts.repeat(samples)
+        rows = [torch.cat(pair) for pair in zip(repeated, generated.completions, strict=True)]
+        origin = [
+            torch.cat([torch.full((len(prompt),), Origin.PROMPT), torch.full((len(completion),), Origin.SAMPLED)])
+            for prompt, completion in zip(repeated, generated.completions, strict=True)
+        ]
+        return cls(
+            tokens=Ragged.from_rows(rows, dtype=torch.int64),
+            origin=Ragged.from_rows(origin, dtype=torch.uint8),
+            groups=torch.arange(len(prompts)).repeat_interleave(samples),
+            tasks=Tasks([task for task in tasks for _ in range(samples)]),
+            sampled_logprobs=generated.logprobs,
+            sampling=sampling,
+            policy_version=policy_version,
+            finish_reasons=generated.finish_reasons,
+            decode=decode,
+        )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def prompt_lengths(self) -> Tensor:
+        """``[B]`` int64, tokens before the first one that is not PROMPT."""
+        after = (self.origin.values != Origin.PROMPT).long()
+        seen = torch.cumsum(after, 0)
+        before_row = torch.cat([seen.new_zeros(1), seen])[self.origin.offsets[:-1]]
+        leading = self.origin.map(lambda _: (seen - before_row[self.origin.row_ids] == 0).long())
+        return leading.sum()
+
+    @cached_property
+    def _in_completion(self) -> Tensor:
+        return self.tokens.positions >= self.prompt_lengths[self.tokens.row_ids]
+
+    @cached_property
+    def prompts(self) -> Ragged:
+        """Tokens before the policy's first."""
+        return self.tokens.where(~self._in_completion)
+
+    @cached_property
+    def completions(self) -> Ragged:
+        """All tokens from the policy's first on, tool and later prompt tokens included."""
+        return self.tokens.where(self._in_completion)
+
+    @cached_property
+    def mask(self) -> Ragged:
+        """Rows of ``completions``, bool: which of them the policy sampled."""
+        return self.origin.where(self._in_completion).map(lambda origin: origin == Origin.SAMPLED)
+
+    @cached_property
+    def sampled_mask(self) -> Tensor:
+        """``[N]`` bool over ``tokens.values``: the loss mask, derived from the origin."""
+        return self.origin.values == Origin.SAMPLED
+
+    @cached_property
+    def sampled(self) -> Ragged:
+        """The SAMPLED tokens: the rows that every per-token value of a graph is aligned with."""
+        return self.tokens.where(self.sampled_mask)
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """Completions as text, special tokens left out."""
+        return [self._decode(row) for row in self.completions]
+
+    @cached_property
+    def messages(self) -> list[tuple[Message, ...]]:
+        """The task's messages and the completion as the assistant's answer."""
+        return [
+            (*task.messages, Message("assistant", text)) for task, text in zip(self.tasks, self.texts, strict=True)
+        ]
+
+    @cached_property
+    def truncated(self) -> Tensor:
+        """``[B]`` bool, True where the token limit cut the completion."""
+        return torch.tensor([reason == "length" for reason in self.finish_reasons] or [False] * len(self))
+
+    def _decode(self, row: Tensor) -> str:
+        if self.decode is None:
+            raise DataError("these rollouts have no tokenizer, so their text cannot be read")
+        return self.decode(row.tolist())
+
+    def with_rewards(self, **rewards: Scores) -> Rollouts:
+        return attrs.evolve(self, rewards={**self.rewards, **rewards})
+
+    def select(self, rows: Sequence[int] | Tensor) -> Rollouts:
+        """Take rows by index, in the order given."""
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        picked = index.tolist()
+        return attrs.evolve(
+            self,
+            tokens=self.tokens.select(index),
+            origin=self.origin.select(index),
+            groups=self.groups[index],
+            tasks=Tasks([self.tasks[row] for row in picked]),
+            sampled_logprobs=self.sampled_logprobs.select(index) if self.sampled_logprobs else None,
+            finish_reasons=tuple(self.finish_reasons[row] for row in picked) if self.finish_reasons else (),
+            rewards={name: scores.select(picked) for name, scores in self.rewards.items()},
+            steps=self.steps.select(index) if self.steps else None,
+        )

@@ -5,6 +5,7 @@ Nothing happens at import: every public name is loaded when it is first used.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
@@ -19,8 +20,30 @@ _HOMES = {
     "dovetail.environment": ("Environment", "SyncEnvironment"),
     "dovetail.errors": ("DovetailError", "UserError", "PartError", "RecipeError", "ConfigError", "DataError"),
     "dovetail.parts": ("Part", "hookimpl"),
+    "dovetail.graph.recipe": ("Recipe", "algorithm", "recipe"),
+    "dovetail.graph.build": (
+        "add_loss",
+        "advantages",
+        "entropy",
+        "generate",
+        "logprobs",
+        "loss",
+        "reward",
+        "run_rewards",
+        "set_loss",
+        "values",
+    ),
+    "dovetail.graph.pyop": ("op",),
+    "dovetail.graph.diff": ("diff",),
+    "dovetail.graph.draw": ("draw",),
+    "dovetail.compiler.compile": ("compile",),
+    "dovetail.agents.agent": ("Agent",),
+    "dovetail.training.trainer": ("Trainer",),
+    "dovetail.training.rlhf": ("train_rlhf",),
+    "dovetail.settings": ("DataSettings", "LoraSettings", "OptimizerSettings", "TinySettings", "TrainSettings"),
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}
+_SUFFIXES = {"_advantages": "advantages", "_loss": "loss"}
 _REGISTRIES = {
     "rewards": "rewards",
     "environments": "environments",
@@ -31,7 +54,7 @@ _REGISTRIES = {
     "extensions": "extensions",
 }
 
-__all__ = [*_NAMES, *_REGISTRIES, "__version__"]
+__all__ = [*_NAMES, *_REGISTRIES, "__version__", "recipes"]
 
 
 def __getattr__(name: str) -> Any:
@@ -39,6 +62,11 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_NAMES[name]), name)
     elif name in _REGISTRIES:
         value = importlib.import_module("dovetail.registry").registry(_REGISTRIES[name])
+    elif name == "recipes":
+        value = importlib.import_module("dovetail.recipes")
+    elif not name.startswith("_") and (suffix := next((s for s in _SUFFIXES if name.endswith(s)), None)):
+        build = getattr(importlib.import_module("dovetail.graph.build"), _SUFFIXES[suffix])
+        value = functools.partial(build, name.removesuffix(suffix).replace("_", "-"))
     else:
         raise AttributeError(f"module 'dovetail' has no attribute {name!r}")
     globals()[name] = value

@@ -266,6 +266,11 @@ class Rollouts:
     def with_rewards(self, **rewards: Scores) -> Rollouts:
         return attrs.evolve(self, rewards={**self.rewards, **rewards})
 
+    def to(self, device: Any) -> Rollouts:
+        """Move the token data; scores and tasks stay."""
+        moved = self.sampled_logprobs.to(device) if self.sampled_logprobs is not None else None
+        return attrs.evolve(self, tokens=self.tokens.to(device), origin=self.origin.to(device), sampled_logprobs=moved)
+
     def select(self, rows: Sequence[int] | Tensor) -> Rollouts:
         """Take rows by index, in the order given."""
         index = torch.as_tensor(rows, dtype=torch.int64)

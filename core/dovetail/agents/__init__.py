@@ -1,0 +1,1 @@
+"""Floor 6: agents: a model, its tokenizer, and what trains it."""

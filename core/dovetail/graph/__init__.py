@@ -1,0 +1,1 @@
+"""Floor 4: recipes as graphs: typed nodes, edits, differences, drawings."""

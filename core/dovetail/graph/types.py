@@ -1,0 +1,46 @@
+"""Port types: a kind and a symbolic shape, and the one broadcast rule."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class PortType:
+    """What flows along an edge, for example ``per_token[B, T]``."""
+
+    kind: str
+    shape: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind}[{', '.join(self.shape)}]" if self.shape else self.kind
+
+
+ANY = PortType("any")
+AGENT = PortType("agent")
+PROMPTS = PortType("prompts", ("P",))
+ROLLOUTS = PortType("rollouts", ("B",))
+SCALAR = PortType("scalar", ("B",))
+PER_TOKEN = PortType("per_token", ("B", "T"))
+PARTS = PortType("reward_parts", ("B",))
+LOSS = PortType("loss")
+# Ports of multi-turn recipes: the types are fixed here so that plugins can name them.
+ENVIRONMENT = PortType("environment")
+HISTORY = PortType("history", ("B",))
+TEXT = PortType("text", ("B",))
+TOOL_REQUESTS = PortType("tool_requests", ("B",))
+TOOL_RESPONSES = PortType("tool_responses", ("B",))
+
+
+def fits(given: PortType, wanted: PortType) -> bool:
+    """Whether an output may feed an input: same type, either side ``any``, or the broadcast scalar -> per_token."""
+    return ANY in (given, wanted) or given == wanted or (given == SCALAR and wanted == PER_TOKEN)
+
+
+def joined(left: PortType, right: PortType) -> PortType | None:
+    """The type of ``left + right``, or None if the two do not combine."""
+    if left == right:
+        return left
+    if {left, right} <= {SCALAR, PER_TOKEN}:
+        return PER_TOKEN
+    return left if right == ANY else right if left == ANY else None

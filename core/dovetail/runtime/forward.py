@@ -1,0 +1,104 @@
+"""The model-call layer: the only place that knows of padding. Rollouts in, per-token values out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dovetail.errors import DataError
+from dovetail.messages import Task
+from dovetail.ragged import Ragged
+from dovetail.rollouts import Generated, Rollouts
+from dovetail.runtime.linear_logprob import Head, linear_logprob
+from dovetail.runtime.microbatch import cut
+from dovetail.sampling import Sampling
+
+HEAD_CHUNK = 256
+
+
+class Actor(Protocol):
+    """What the runtime asks of an agent."""
+
+    trainable: bool
+    version: int
+
+    def encode(self, tasks: Sequence[Task]) -> Ragged: ...
+    def decode(self, tokens: list[int]) -> str: ...
+    def generate(self, prompts: Ragged, samples: int, sampling: Sampling, seeds: Tensor) -> Generated: ...
+    def hidden(self, tokens: Tensor, mask: Tensor) -> Tensor: ...
+    def head(self) -> Head: ...
+    def value(self, hidden: Tensor) -> Tensor: ...
+    @property
+    def device(self) -> torch.device: ...
+
+
+Outputs = dict[str, Any]
+
+
+def forward(actor: Actor, rollouts: Rollouts, wanted: Collection[str]) -> Outputs:
+    """One pass over whole sequences.
+
+    Args:
+        actor: The model.
+        rollouts: Its rows are padded here, and only here.
+        wanted: Of ``logprobs``, ``entropy``, ``values``.
+
+    Returns:
+        Per name a Ragged over the sampled tokens; ``values`` also gives ``final`` ``[B]``.
+
+    Raises:
+        DataError: A row begins with a sampled token, so nothing predicts it.
+    """
+    device = actor.device
+    tokens = rollouts.tokens.to(device)
+    sampled = rollouts.sampled_mask.to(device)
+    first = tokens.positions == 0
+    if bool((sampled & first).any()):
+        row = int(tokens.row_ids[sampled & first][0])
+        raise DataError(f"sequence {row} begins with a sampled token: nothing comes before it to predict it from")
+    padded = tokens.to_padded()
+    mask = torch.arange(padded.shape[1], device=device) < tokens.lengths[:, None]
+    hidden = actor.hidden(padded, mask)
+    rows, columns = tokens.row_ids[sampled], tokens.positions[sampled] - 1
+    shape = tokens.where(sampled)
+    result: Outputs = {}
+    if "logprobs" in wanted or "entropy" in wanted:
+        temperature = rollouts.sampling.scoring_temperature if rollouts.sampling else 1.0
+        logprobs, entropy = linear_logprob(
+            hidden[rows, columns],
+            actor.head(),
+            shape.values,
+            temperature=temperature,
+            chunk=HEAD_CHUNK,
+            entropy="entropy" in wanted,
+        )
+        result["logprobs"] = shape.with_values(logprobs)
+        if entropy is not None:
+            result["entropy"] = shape.with_values(entropy)
+    if "values" in wanted:
+        result["values"] = shape.with_values(actor.value(hidden[rows, columns]))
+        everyone = torch.arange(len(tokens), device=device)
+        result["final"] = actor.value(hidden[everyone, tokens.lengths - 1])
+    return result
+
+
+def forward_all(actor: Actor, rollouts: Rollouts, wanted: Collection[str], budget: int) -> Outputs:
+    """As :func:`forward` without gradients, in micro-batches; results in the order of the rows."""
+    batches = cut(rollouts.tokens.lengths, budget)
+    if not batches:
+        return {}
+    with torch.no_grad():
+        pieces = [forward(actor, rollouts.select(rows), wanted) for rows in batches]
+    back = torch.argsort(torch.cat(batches))
+    return {name: _reorder([piece[name] for piece in pieces], back) for name in pieces[0]}
+
+
+def _reorder(pieces: list[Any], back: Tensor) -> Any:
+    if isinstance(pieces[0], Ragged):
+        return Ragged.cat(pieces).select(back)
+    return torch.cat(pieces)[back.to(pieces[0].device)]
+
+

@@ -39,7 +39,6 @@ _HOMES = {
     "dovetail.compiler.compile": ("compile",),
     "dovetail.agents.agent": ("Agent",),
     "dovetail.training.trainer": ("Trainer",),
-    "dovetail.training.rlhf": ("train_rlhf",),
     "dovetail.settings": ("DataSettings", "LoraSettings", "OptimizerSettings", "TinySettings", "TrainSettings"),
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}

@@ -102,4 +102,4 @@ def explain(error: BaseException, path: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(error, KeyError):
         yield path, f"the option {error.args[0]!r} is required"
     else:
-        yield path, str(error)
+        yield path, str(error.args[0]) if error.args else type(error).__name__

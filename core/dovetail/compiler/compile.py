@@ -98,6 +98,10 @@ class Compiled:
         seconds = {f"time/{name}": value for name, value in collected.seconds.items()}
         return {**collected.metrics, **learnt, **seconds}
 
+    def seed_step(self, step: int) -> None:
+        """Say which step comes next: what is drawn in it depends on the seed and this number alone."""
+        self._steps = step
+
     def _check_data(self, data: Mapping[str, Any]) -> None:
         wanted = [name for name, kind in self.graph.input_types().items() if kind != AGENT and self.graph.readers(name)]
         for name in data:

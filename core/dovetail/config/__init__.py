@@ -1,0 +1,1 @@
+"""Floor 6: configuration: files in, a trainer out, the resolved words back."""

@@ -1,0 +1,54 @@
+"""From a checked configuration to a trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dovetail.config.schema import AgentConfig, PartConfig, RunConfig
+from dovetail.parts import Part
+from dovetail.registry import registry
+
+if TYPE_CHECKING:
+    from dovetail.agents.agent import Agent
+    from dovetail.training.trainer import Trainer
+
+
+def build(config: RunConfig, run_dir: str | Path | None = None) -> Trainer:
+    """Make the trainer of a configuration; ``run_dir`` overrides the configured one."""
+    from dovetail.graph.recipe import as_recipe
+    from dovetail.training.trainer import Trainer
+
+    return Trainer(
+        as_recipe(config.algorithm.use)(**config.algorithm.options),
+        policy=build_agent(config.policy),
+        agents={name: build_agent(agent) for name, agent in config.agents.items()},
+        environment=_part("environments", config.environment),
+        data=config.data,
+        rewards=[_part("rewards", part) for part in config.rewards],
+        loggers=[_part("loggers", part) for part in config.loggers],
+        extensions=[_part("extensions", part) for part in config.extensions],
+        settings=config.settings,
+        run_dir=run_dir or config.run_dir,
+    )
+
+
+def _part(kind: str, config: PartConfig | None) -> Part | None:
+    if config is None:
+        return None
+    factory = registry(kind)[config.use]
+    return factory(weight=config.weight, name=config.name, **config.options)  # type: ignore[no-any-return]
+
+
+def build_agent(config: AgentConfig) -> Agent:
+    """Make an agent; nothing is loaded yet."""
+    from dovetail.agents.agent import Agent
+
+    options: dict[str, Any] = {
+        name: getattr(config, name)
+        for name in (
+            "trainable", "lora", "head", "optimizer", "dtype", "device", "autocast", "gradient_checkpointing",
+            "trust_remote_code", "tiny",
+        )
+    }  # fmt: skip
+    return Agent(config.model, generator=_part("generators", config.generator), **options)

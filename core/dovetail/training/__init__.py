@@ -1,0 +1,1 @@
+"""Floor 6: runs: batches, checkpoints, evaluation, the loop."""

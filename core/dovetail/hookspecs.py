@@ -92,7 +92,7 @@ class GeneratorSpecs:
             tokenizer: Its tokenizer, with pad and end tokens set.
             prompts: P rows of int64 token ids, each distinct task once.
             samples: Completions for each prompt; rows of one prompt lie side by side in the result.
-            sampling: Temperature, truncation, limits.
+            sampling: Temperature, truncation, limits; its stop tokens hold the end tokens of tokenizer and model.
             seeds: ``[P * samples]`` int64. A generator that keeps its promise draws a row's tokens from its seed alone.
 
         Returns P * samples completions and their log-probs. An error stops the run.

@@ -171,14 +171,17 @@ class Agent:
         """
         rows = [self.encode_text(self.render(task)) for task in tasks]
         for task, row in zip(tasks, rows, strict=True):
-            if not row:
-                raise DataError(f"the prompt of task {task.id!r} has no tokens")
-            if self.context is not None and len(row) >= self.context:
-                raise DataError(
-                    f"the prompt of task {task.id!r} has {len(row)} tokens, and {self.name!r} has a context of {self.context}",
-                    hint="shorten or filter the prompts",
-                )
+            self._check_prompt(f"the prompt of task {task.id!r}", len(row))
         return Ragged.from_rows(rows, dtype=torch.int64)
+
+    def _check_prompt(self, label: str, length: int) -> None:
+        if length == 0:
+            raise DataError(f"{label} has no tokens", hint="give every prompt at least one token")
+        if self.context is not None and length >= self.context:
+            raise DataError(
+                f"{label} has {length} tokens, and {self.name!r} has a context of {self.context}",
+                hint="shorten or filter the prompts",
+            )
 
     def render(self, task: Task) -> str:
         """The text that the policy is given."""
@@ -196,7 +199,14 @@ class Agent:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def generate(self, prompts: Ragged, samples: int, sampling: Sampling, seeds: Tensor) -> Generated:
-        """Sample through the generator part."""
+        """Sample through the generator part. The end tokens of tokenizer and model join the record's stop tokens.
+
+        Raises:
+            DataError: A prompt is empty, or leaves no room in the context.
+        """
+        for row, length in enumerate(prompts.lengths.tolist()):
+            self._check_prompt(f"prompt {row}", length)
+        sampling = attrs.evolve(sampling, stop_tokens=self.stop_tokens(sampling))
         with torch.no_grad(), self._precision():
             arguments = {
                 "model": self.model.eval(), "tokenizer": self.tokenizer, "prompts": prompts, "samples": samples,
@@ -206,6 +216,13 @@ class Agent:
         if not isinstance(result, Generated) or len(result.completions) != len(prompts) * samples:
             raise self.generator.error(f"generate must return Generated with {len(prompts) * samples} completions")
         return result
+
+    def stop_tokens(self, sampling: Sampling) -> tuple[int, ...]:
+        """Ids that end a completion."""
+        configured = getattr(getattr(self._causal, "generation_config", None), "eos_token_id", None)
+        listed = configured if isinstance(configured, list) else [configured]
+        ids = {self.tokenizer.eos_token_id, *listed, *sampling.stop_tokens}
+        return tuple(sorted(token for token in ids if token is not None))
 
     # ---- model passes
 

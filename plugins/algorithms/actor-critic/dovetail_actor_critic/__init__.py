@@ -1,0 +1,1 @@
+"""Value-based credit: an estimator and a loss for a value model."""

@@ -1,0 +1,42 @@
+"""Terms that the policy loss is made of: the KL penalty and the weights against a sampler that differs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dovetail import Ragged
+
+
+def kl_terms(logprobs: Ragged, ref_logprobs: Ragged, estimator: str, *, clamp: bool = False) -> Ragged:
+    """Per-token estimate of KL(policy, reference) from tokens of the policy.
+
+    Schulman 2020, "Approximating KL divergence": with ``d = ref - logprobs``, k1 ``-d`` (unbiased; as a loss its
+    gradient is 0 in expectation), k2 ``d²/2`` (biased, right gradient on policy), k3 ``exp(d) - d - 1`` (unbiased,
+    never negative).
+    """
+    gap = ref_logprobs - logprobs
+    if clamp:
+        gap = gap.clamp(-20, 20)
+    terms = {"k1": lambda: -gap, "k2": lambda: gap * gap / 2, "k3": lambda: gap.exp() - gap - 1}[estimator]()
+    return terms.clamp(-10, 10) if clamp else terms
+
+
+def sampler_weights(
+    old_logprobs: Ragged, sampled_logprobs: Ragged, correction: str, level: str, cap: float, floor: float
+) -> Ragged:
+    """Importance weights ``exp(old - sampled)`` against the sampler's numerics, bounded; no gradient.
+
+    Truncated: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training". Masked:
+    IcePop (Ling team 2025).
+    """
+    gap = (old_logprobs - sampled_logprobs).detach()
+    if level == "sequence":
+        gap = gap.spread(gap.sum())
+    elif level == "geometric":
+        gap = gap.spread(gap.mean())
+    weights = gap.exp()
+    if correction == "truncate":
+        return weights.clamp(max=cap)
+    inside = (weights.values >= floor) & (weights.values <= cap)
+    return weights.map(lambda values: values * inside)

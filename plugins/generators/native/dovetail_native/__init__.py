@@ -1,0 +1,33 @@
+"""The native generator: each prompt is read once, finished rows leave, a row's tokens follow from its own seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from dovetail import hookimpl
+
+
+@attrs.frozen
+class Native:
+    """Samples through the model's own forward, for any decoder-only transformers model.
+
+    Each distinct prompt is prefilled once and its cache shared by its samples. Rows that have ended leave the batch.
+    A row draws from its own seed and position alone, so its tokens do not depend on which rows are beside it.
+
+    Args:
+        compact_at: Share of ended rows at which the batch is made smaller. Usual range 0.1 to 0.5.
+        batch_rows: Most rows decoded at a time; 0 decodes all at once. Lower it when the cache does not fit.
+    """
+
+    compact_at: float = attrs.field(default=0.25, validator=[attrs.validators.gt(0), attrs.validators.le(1)])
+    batch_rows: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+
+    @hookimpl
+    def generate(self, model: Any, tokenizer: Any, prompts: Any, samples: int, sampling: Any, seeds: Any) -> Any:
+        """Sample ``samples`` completions for each prompt; see :class:`dovetail.hookspecs.GeneratorSpecs`."""
+        from dovetail_native.engine import Engine
+
+        engine = Engine(model, sampling, compact_at=self.compact_at)
+        return engine.generate(prompts, samples, seeds, batch_rows=self.batch_rows)

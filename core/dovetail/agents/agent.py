@@ -309,13 +309,28 @@ class Agent:
         if hasattr(model, "merge_and_unload"):
             model.save_pretrained(folder / "adapter")
             model = copy.deepcopy(model).merge_and_unload()
-        model.save_pretrained(folder)
+        with _no_progress_bar():
+            model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         if self.settings["head"] == "value":
             from safetensors.torch import save_file
 
             save_file(self.value_head.state_dict(), folder / "value_head.safetensors")
         return folder
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """transformers draws a bar for every file that it writes, into the middle of ours."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class _WithoutAdapters(Agent):

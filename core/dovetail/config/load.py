@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dovetail.config.schema import Checker, Path as ConfigPath, RunConfig
+from dovetail.config.schema import Checker, RunConfig
+from dovetail.config.schema import Path as ConfigPath
 from dovetail.errors import ConfigError, UserError
 
 
@@ -122,18 +123,23 @@ def _apply(raw: Any, override: str) -> ConfigPath:
     name, equals, text = override.partition("=")
     if not equals or not name:
         raise ConfigError([f"--set needs path=value, got {override!r}"])
-    from ruamel.yaml import YAML
-
     steps: ConfigPath = tuple(int(step) if step.isdigit() else step for step in name.split("."))
     here = raw
     for step in steps[:-1]:
         here = _descend(here, step, override)
-    value = _plain(YAML(typ="safe").load(text))
+    value = parse_value(text)
     if isinstance(here, list):
         if not isinstance(steps[-1], int) or steps[-1] >= len(here):
             raise ConfigError([f"there is no entry {steps[-1]}  at (--set {override})"])
     here[steps[-1]] = value
     return steps
+
+
+def parse_value(text: str) -> Any:
+    """A value as YAML writes it: ``16``, ``1e-6``, ``[a, b]``."""
+    from ruamel.yaml import YAML
+
+    return _plain(YAML(typ="safe").load(text))
 
 
 def _descend(here: Any, step: str | int, override: str) -> Any:

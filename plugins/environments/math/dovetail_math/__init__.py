@@ -33,6 +33,7 @@ class Math:
             are wrong), ``last_number`` is GSM8K's rule, ``whole`` takes the whole completion.
         held_out: Share of the problems, chosen by a hash of their text, that is the test split.
         on_broken: ``stop`` at a line that cannot be read, or ``skip`` it and count it.
+        symbolic: Whether answers that are no plain numbers go to math-verify; without it they must match as text.
         verify_timeout: Seconds that math-verify may take for one answer; past it the answer is wrong.
         workers: Processes that run math-verify, started when first needed.
     """
@@ -49,6 +50,7 @@ class Math:
     )
     held_out: float = attrs.field(default=0.125, validator=and_(ge(0), lt(1)))
     on_broken: Literal["stop", "skip"] = attrs.field(default="stop", validator=in_(["stop", "skip"]))
+    symbolic: bool = True
     verify_timeout: float = attrs.field(default=5.0, validator=gt(0))
     workers: int = attrs.field(default=1, validator=ge(1))
 

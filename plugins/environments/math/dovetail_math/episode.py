@@ -48,7 +48,9 @@ class MathEpisode:
         if answer is None:
             return self._result(False, None)
         gold = str(task.answer)
-        right = await is_correct(answer, gold, timeout=options.verify_timeout, workers=options.workers)
+        right = await is_correct(
+            answer, gold, symbolic=options.symbolic, timeout=options.verify_timeout, workers=options.workers
+        )
         return self._result(right, answer)
 
     def _result(self, right: bool, answer: str | None) -> StepResult:

@@ -1,0 +1,31 @@
+"""Draw a recipe, or what it changes of another."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe")
+    parser.add_argument("--format", choices=["mermaid", "svg"], default="mermaid")
+    parser.add_argument("--diff", metavar="OTHER", help="print what the recipe changes of this one")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of the recipe")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the drawing or the difference."""
+    from dovetail.config.load import parse_value
+    from dovetail.errors import UserError
+    from dovetail.graph.diff import diff
+    from dovetail.graph.draw import draw
+    from dovetail.graph.recipe import as_recipe
+
+    options = {}
+    for setting in arguments.set:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set needs option=value, got {setting!r}")
+        options[name] = parse_value(text)
+    recipe = as_recipe(arguments.recipe)(**options)
+    print(diff(arguments.diff, recipe) if arguments.diff else draw(recipe, arguments.format))
+    return 0

@@ -1,0 +1,46 @@
+"""Train agents by a configuration file, or resume a run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dovetail.errors import UserError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="?", help="a .yaml, .toml, .json or .py file")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a value")
+    parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+    parser.add_argument("--steps", type=int, help="train until this step; by default what the configuration says")
+    parser.add_argument("--ignore-lock", action="store_true", help="resume although plugin versions differ")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train to the end.
+
+    Raises:
+        DovetailError: The configuration is wrong (2), or the run failed (1).
+    """
+    from dovetail.cli.logging import configure_logging
+    from dovetail.config.load import load
+
+    if (arguments.config is None) == (arguments.resume is None):
+        raise UserError("give either a configuration or --resume RUN", hint="dovetail train --help")
+    if arguments.resume and arguments.set:
+        raise UserError("--set cannot change a run that is resumed", hint="start a new run")
+    configure_logging()
+    if arguments.resume:
+        from dovetail.training.trainer import Trainer
+
+        trainer = Trainer.resume(arguments.resume, ignore_lock=arguments.ignore_lock)
+        steps = arguments.steps or load(Path(arguments.resume) / "config.json").steps
+    else:
+        from dovetail.config.build import build
+
+        config = load(arguments.config, arguments.set)
+        trainer, steps = build(config), arguments.steps or config.steps
+    trainer.fit(steps)
+    reason = f" ({trainer.run.stop_reason})" if trainer.run.stop_reason else ""
+    print(f"{trainer.run.step} steps done{reason}; the run is in {trainer.run.directory}")
+    return 0

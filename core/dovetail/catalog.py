@@ -126,7 +126,9 @@ def core_mismatch(distribution: str) -> str:
         return ""
     for requirement in needed:
         if re.match(r"dovetail-core\b", requirement) and not _satisfies(installed, requirement):
-            return f"{distribution} was built for {requirement}, and dovetail-core {installed} is installed: upgrade one"
+            return (
+                f"{distribution} was built for {requirement}, and dovetail-core {installed} is installed: upgrade one"
+            )
     return ""
 
 

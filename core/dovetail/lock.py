@@ -13,7 +13,8 @@ from dovetail.parts import Part
 def plugin_lock(parts: Iterable[Part]) -> dict[str, Any]:
     """Versions of the core, of Python and of every part, as plain data."""
     lines = {
-        f"{part.kind}/{part.name}": f"{part.provenance.distribution} {part.provenance.version}".strip() for part in parts
+        f"{part.kind}/{part.name}": f"{part.provenance.distribution} {part.provenance.version}".strip()
+        for part in parts
     }
     return {"core": _core_version(), "python": platform.python_version(), "parts": dict(sorted(lines.items()))}
 

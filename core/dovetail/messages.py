@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -68,12 +68,16 @@ class Message:
         return chat
 
 
+def _as_tuple(messages: Iterable[Message]) -> tuple[Message, ...]:
+    return tuple(messages)
+
+
 @attrs.frozen
 class Task:
     """What an episode starts from. ``answer`` and ``columns`` are for rewards; the policy never sees them."""
 
     id: str
-    messages: tuple[Message, ...] = attrs.field(converter=tuple)
+    messages: tuple[Message, ...] = attrs.field(converter=_as_tuple)
     answer: Any = None
     columns: Mapping[str, Any] = attrs.field(factory=dict)
 
@@ -93,7 +97,7 @@ class StepResult:
     ``terminated`` says that the task itself came to its end, ``truncated`` that a limit cut it; never both.
     """
 
-    messages: tuple[Message, ...] = attrs.field(default=(), converter=tuple)
+    messages: tuple[Message, ...] = attrs.field(default=(), converter=_as_tuple)
     reward: float = 0.0
     reward_components: Mapping[str, float] = attrs.field(factory=dict)
     terminated: bool = False

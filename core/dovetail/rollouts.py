@@ -167,7 +167,9 @@ class Rollouts:
         if not torch.equal(self.tokens.offsets, self.origin.offsets):
             raise DataError("every token needs an origin: the rows of tokens and origin differ")
         if len(self.groups) != rows or len(self.tasks) != rows:
-            raise DataError(f"{rows} sequences need {rows} groups and tasks, got {len(self.groups)} and {len(self.tasks)}")
+            raise DataError(
+                f"{rows} sequences need {rows} groups and tasks, got {len(self.groups)} and {len(self.tasks)}"
+            )
 
     @classmethod
     def single_turn(
@@ -249,9 +251,7 @@ class Rollouts:
     @cached_property
     def messages(self) -> list[tuple[Message, ...]]:
         """The task's messages and the completion as the assistant's answer."""
-        return [
-            (*task.messages, Message("assistant", text)) for task, text in zip(self.tasks, self.texts, strict=True)
-        ]
+        return [(*task.messages, Message("assistant", text)) for task, text in zip(self.tasks, self.texts, strict=True)]
 
     @cached_property
     def truncated(self) -> Tensor:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 from attrs.validators import and_, ge, gt, instance_of, le
+
+
+def _as_tuple(tokens: Iterable[int]) -> tuple[int, ...]:
+    return tuple(tokens)
 
 
 @attrs.frozen
@@ -26,7 +32,7 @@ class Sampling:
     top_k: int = attrs.field(default=0, validator=and_(instance_of(int), ge(0)))
     top_p: float = attrs.field(default=1.0, validator=and_(gt(0), le(1)))
     min_p: float = attrs.field(default=0.0, validator=and_(ge(0), le(1)))
-    stop_tokens: tuple[int, ...] = attrs.field(default=(), converter=tuple)
+    stop_tokens: tuple[int, ...] = attrs.field(default=(), converter=_as_tuple)
 
     @property
     def greedy(self) -> bool:

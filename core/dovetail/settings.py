@@ -33,7 +33,7 @@ class OptimizerSettings:
     lr: float = attrs.field(default=1e-5, validator=gt(0))
     weight_decay: float = attrs.field(default=0.0, validator=ge(0))
     options: Mapping[str, Any] = attrs.field(factory=dict)
-    max_grad_norm: float | None = attrs.field(default=1.0, validator=optional(gt(0)))
+    max_grad_norm: float | None = attrs.field(default=1.0, validator=optional(gt(0)))  # type: ignore[arg-type]
     warmup_steps: int = attrs.field(default=0, validator=_count)
     schedule: str | None = None
     schedule_options: Mapping[str, Any] = attrs.field(factory=dict)

@@ -40,7 +40,7 @@ def converter() -> Converter:
     strict.register_structure_hook(str, _only(str))
 
     def attrs_hook(cls: type) -> Callable[[Any, Any], Any]:
-        read_fields = make_dict_structure_fn(cls, strict, _cattrs_forbid_extra_keys=True)
+        read_fields: Any = make_dict_structure_fn(cls, strict, _cattrs_forbid_extra_keys=True)
 
         def read(value: Any, kind: Any) -> Any:
             if isinstance(value, cls):

@@ -65,7 +65,9 @@ class Agent:
         tiny: TinySettings | None = None,
     ) -> None:
         if (name_or_path is None) == (tiny is None):
-            raise UserError("an agent needs a model", hint="dt.Agent(<name or path>), or dt.Agent.tiny() for a small one")
+            raise UserError(
+                "an agent needs a model", hint="dt.Agent(<name or path>), or dt.Agent.tiny() for a small one"
+            )
         for label, value in (("dtype", dtype), ("autocast", autocast or "float32")):
             if value not in _DTYPES:
                 raise UserError(f"{label} {value!r} is unknown", hint=f"one of {', '.join(_DTYPES)}")
@@ -345,7 +347,7 @@ class _WithoutAdapters(Agent):
         self._path = agent._path
 
     @property
-    def _loaded(self) -> tuple[Any, Any]:  # type: ignore[override]
+    def _loaded(self) -> tuple[Any, Any]:
         return self._agent._loaded
 
     @property

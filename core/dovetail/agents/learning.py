@@ -22,7 +22,9 @@ def import_by_path(path: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{path!r} cannot be imported: {error}", hint="write the full import path of a class") from error
+        raise UserError(
+            f"{path!r} cannot be imported: {error}", hint="write the full import path of a class"
+        ) from error
 
 
 class Learning:

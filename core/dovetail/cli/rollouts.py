@@ -52,12 +52,14 @@ def _file(run: Path, folder: str, step: int | None) -> Path:
 
 
 def _sample(sample: dict[str, Any]) -> str:
-    return "\n".join(["", *_head(sample), "  prompt", _indented(sample["prompt"]), "  completion", _indented(sample["completion"])])
+    texts = [line for part in ("prompt", "completion") for line in (f"  {part}", _indented(sample[part]))]
+    return "\n".join(["", *_head(sample), *texts])
 
 
 def _head(sample: dict[str, Any]) -> Iterator[str]:
     reward, advantage = (_number(sample.get(name)) for name in ("reward", "advantage"))
-    yield f"task {sample['task']}, {sample['tokens']} tokens, {sample['finish_reason']}: reward {reward}, advantage {advantage}"
+    about = f"task {sample['task']}, {sample['tokens']} tokens, {sample['finish_reason']}"
+    yield f"{about}: reward {reward}, advantage {advantage}"
     for name, score in sample["rewards"].items():
         shown = _number(score["value"]) if score["status"] == "OK" else f"{score['status']}: {score['reason']}"
         yield f"  {name}: {shown}"

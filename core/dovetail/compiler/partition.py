@@ -25,18 +25,25 @@ def partition(graph: Graph, context: Context, *, share_live: bool = True) -> Pla
     live = _live_nodes(graph, context)
     graph = _freeze_for_collect(graph, live)
     one_step = graph.epochs == 1 and graph.minibatches == 1
-    learn_names = {name for name in graph.ancestors(loss.ref.node for loss in graph.losses) if _learns(graph[name], live)}
+    learn_names = {
+        name for name in graph.ancestors(loss.ref.node for loss in graph.losses) if _learns(graph[name], live)
+    }
     detached = frozenset(
         node.name
         for node in graph
-        if share_live and one_step and node.op.name == "frozen"
+        if share_live
+        and one_step
+        and node.op.name == "frozen"
         and node.inputs["live"].node in learn_names
         and all(reader.name in learn_names for reader, _, _ in graph.readers(node.name))
     )
     learn_names |= detached
     order = graph.ordered()
     carried = {
-        ref for n in order if n.name in learn_names for ref in n.inputs.values()
+        ref
+        for n in order
+        if n.name in learn_names
+        for ref in n.inputs.values()
         if ref.node not in learn_names and graph[ref.node].op.name != "input"
     } | {loss.ref for loss in graph.losses if loss.ref.node not in learn_names}
     sinks = {ref.node for ref in carried} | {n.name for n in order if n.op.name in ("reward", "total")}
@@ -54,9 +61,9 @@ def _live_nodes(graph: Graph, context: Context) -> set[str]:
     for node in graph.ordered():
         agent = node.inputs.get("agent")
         trains = node.op.name in FORWARD_OPS and agent is not None
-        if trains and agent is not None and getattr(context.agents.get(agent.node), "trainable", False):
-            live.add(node.name)
-        elif node.op.place != "collect" and any(ref.node in live for ref in node.inputs.values()):
+        if (trains and agent is not None and getattr(context.agents.get(agent.node), "trainable", False)) or (
+            node.op.place != "collect" and any(ref.node in live for ref in node.inputs.values())
+        ):
             live.add(node.name)
     return live
 
@@ -85,7 +92,9 @@ def _freeze_for_collect(graph: Graph, live: set[str]) -> Graph:
 
 def _learn_rollouts(graph: Graph, learn: tuple[Node, ...]) -> Ref:
     found = {
-        ref for node in learn for ref in node.inputs.values()
+        ref
+        for node in learn
+        for ref in node.inputs.values()
         if graph.type_of(ref) == ROLLOUTS or graph.input_types().get(ref.node) == ROLLOUTS
     }
     if len(found) != 1:
@@ -97,9 +106,7 @@ def _learn_rollouts(graph: Graph, learn: tuple[Node, ...]) -> Ref:
     return found.pop()
 
 
-def _explain(
-    context: Context, collect: tuple[Node, ...], learn: tuple[Node, ...], detached: frozenset[str]
-) -> None:
+def _explain(context: Context, collect: tuple[Node, ...], learn: tuple[Node, ...], detached: frozenset[str]) -> None:
     context.note(f"partition: collect = {', '.join(node.name for node in collect) or 'nothing'}")
     context.note(f"partition: learn = {', '.join(node.name for node in learn)}")
     for name in sorted(detached):

@@ -51,4 +51,5 @@ def build_agent(config: AgentConfig) -> Agent:
             "trust_remote_code", "tiny",
         )
     }  # fmt: skip
-    return Agent(config.model, generator=_part("generators", config.generator), **options)
+    generator = _part("generators", config.generator)
+    return Agent(config.model, generator=generator or "native", **options)

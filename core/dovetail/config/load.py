@@ -80,7 +80,8 @@ def _yaml(text: str, file: Path) -> tuple[Any, Any]:
         raise ConfigError([f"{error.problem or error}  at ({line})"]) from error
 
     def locate(path: ConfigPath) -> str:
-        here, line = marked, 0
+        here: Any = marked
+        line = 0
         for step in path:
             try:
                 line = here.lc.item(step)[0] if isinstance(step, int) else here.lc.key(step)[0]
@@ -128,10 +129,10 @@ def _apply(raw: Any, override: str) -> ConfigPath:
     for step in steps[:-1]:
         here = _descend(here, step, override)
     value = parse_value(text)
-    if isinstance(here, list):
-        if not isinstance(steps[-1], int) or steps[-1] >= len(here):
-            raise ConfigError([f"there is no entry {steps[-1]}  at (--set {override})"])
-    here[steps[-1]] = value
+    last = steps[-1]
+    if isinstance(here, list) and (not isinstance(last, int) or last >= len(here)):
+        raise ConfigError([f"there is no entry {last}  at (--set {override})"])
+    here[last] = value
     return steps
 
 
@@ -143,6 +144,8 @@ def parse_value(text: str) -> Any:
 
 
 def _descend(here: Any, step: str | int, override: str) -> Any:
+    inner: Any
+    key: Any
     if isinstance(here, list):
         if not isinstance(step, int) or step >= len(here):
             raise ConfigError([f"there is no entry {step}  at (--set {override})"])
@@ -155,5 +158,5 @@ def _descend(here: Any, step: str | int, override: str) -> Any:
         inner = {}
     elif isinstance(inner, str):
         inner = {"use": inner}
-    here[key] = inner  # type: ignore[index]
+    here[key] = inner
     return inner

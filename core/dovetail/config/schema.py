@@ -91,7 +91,9 @@ class Checker:
         own_names = [field.name for field in attrs.fields(RunConfig) if field.name != "settings"]
         for key in raw:
             if key not in settings_names and key not in own_names:
-                self.mistake((key,), f"unknown option {key!r}, {did_you_mean(str(key), [*own_names, *settings_names])}", own=True)
+                self.mistake(
+                    (key,), f"unknown option {key!r}, {did_you_mean(str(key), [*own_names, *settings_names])}", own=True
+                )
         fields: dict[str, Any] = {}
         for key in ("algorithm", "policy"):
             if key not in raw:
@@ -109,9 +111,9 @@ class Checker:
         if raw.get("data") is not None:
             data = {"path": raw["data"]} if isinstance(raw["data"], str) else raw["data"]
             fields["data"] = self._typed(data, DataSettings, ("data",))
-        for key, kind in (("steps", int), ("run_dir", str)):
+        for key, primitive in (("steps", int), ("run_dir", str)):
             if raw.get(key) is not None:
-                fields[key] = self._typed(raw[key], kind, (key,))
+                fields[key] = self._typed(raw[key], primitive, (key,))
         chosen = {key: value for key, value in raw.items() if key in settings_names}
         fields["settings"] = self._typed(chosen, TrainSettings, ())
         if isinstance(fields.get("steps"), int) and fields["steps"] < 1:
@@ -174,7 +176,7 @@ class Checker:
             raw = {"model": raw}
         if isinstance(raw, Mapping) and raw.get("tiny") is True:
             raw = {**raw, "tiny": {}}
-        agent = self._typed(raw, AgentConfig, path)
+        agent: AgentConfig | None = self._typed(raw, AgentConfig, path)
         if agent is not None and (agent.model is None) == (agent.tiny is None):
             self.mistake(path, "an agent needs either `model` or `tiny`")
         if agent is not None:

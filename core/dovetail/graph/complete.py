@@ -81,7 +81,9 @@ def _with_node(graph: Graph, name: str, op: Op, inputs: dict[str, Ref], reader: 
 
 
 def _rollouts_of(graph: Graph, node: Node, inputs: dict[str, Ref]) -> Ref:
-    above = {ref for name in graph.ancestors(ref.node for ref in inputs.values()) for ref in _gives_rollouts(graph, name)}
+    above = {
+        ref for name in graph.ancestors(ref.node for ref in inputs.values()) for ref in _gives_rollouts(graph, name)
+    }
     candidates = above or {ref for n in graph.nodes for ref in _gives_rollouts(graph, n.name)}
     if len(candidates) == 1:
         return candidates.pop()
@@ -100,5 +102,3 @@ def _gives_rollouts(graph: Graph, name: str) -> Iterator[Ref]:
     for port, kind in node.op.outputs.items():
         if kind == ROLLOUTS:
             yield Ref(name, port)
-
-

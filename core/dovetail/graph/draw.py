@@ -98,7 +98,7 @@ def _box(node: Node, x: int, y: int) -> str:
     colour = _COLOURS.get(node.op.name, "#f5f5f5")
     label = "" if node.op.label == node.name else node.op.label
     return (
-        f'<g><title>{escape(str(node.source or ""))}</title>'
+        f"<g><title>{escape(str(node.source or ''))}</title>"
         f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6" fill="{colour}" stroke="#777"/>'
         f'<text x="{x + _WIDTH // 2}" y="{y + 18}" text-anchor="middle" font-weight="bold">{escape(node.name)}</text>'
         f'<text x="{x + _WIDTH // 2}" y="{y + 34}" text-anchor="middle" fill="#555">{escape(label)}</text></g>'

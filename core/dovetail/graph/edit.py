@@ -178,7 +178,9 @@ class Editor:
         if readers or any(loss.ref.node == name for loss in self.graph.losses):
             by = readers[0].name if readers else "the loss"
             where = [str(caller()), *(readers[0].where("read") if readers else node.where("made"))]
-            raise RecipeError(f"{name!r} cannot be dropped: {by!r} reads it", where=where, hint="replace it, or wire its readers anew")
+            raise RecipeError(
+                f"{name!r} cannot be dropped: {by!r} reads it", where=where, hint="replace it, or wire its readers anew"
+            )
         self._commit(self.graph.with_nodes(n for n in self.graph.nodes if n.name != name))
 
     def wire(self, name: str, **ports: Handle) -> Handle:
@@ -272,9 +274,7 @@ def _renamed(graph: Graph, old: str, new: str) -> Graph:
 def _without_orphans(graph: Graph, candidates: set[str]) -> Graph:
     """Drop model passes that only the replaced node read; inputs and everything with a name in use stay."""
     orphans = {
-        name
-        for name in candidates
-        if name in graph and graph[name].op.name in FORWARD_OPS and not graph.readers(name)
+        name for name in candidates if name in graph and graph[name].op.name in FORWARD_OPS and not graph.readers(name)
     }
     return graph.with_nodes(node for node in graph.nodes if node.name not in orphans)
 

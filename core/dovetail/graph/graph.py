@@ -122,7 +122,9 @@ class Graph:
         node = self[ref.node]
         if ref.port not in node.op.outputs:
             raise RecipeError(
-                f"{node} has no output {ref.port!r}", where=node.where("made"), hint=did_you_mean(ref.port, node.op.outputs)
+                f"{node} has no output {ref.port!r}",
+                where=node.where("made"),
+                hint=did_you_mean(ref.port, node.op.outputs),
             )
         return node.op.outputs[ref.port]
 
@@ -175,7 +177,9 @@ class Graph:
             raise RecipeError(f"{node} has no port {port!r}", where=node.where("made"), hint=hint)
         if ref.node not in self:
             hint = did_you_mean(ref.node, self.by_name)
-            raise RecipeError(f"{node} reads {ref.node!r}, which is not in the graph", where=node.where("made"), hint=hint)
+            raise RecipeError(
+                f"{node} reads {ref.node!r}, which is not in the graph", where=node.where("made"), hint=hint
+            )
         given, wanted = self.type_of(ref), node.op.inputs[port]
         if not fits(given, wanted):
             raise RecipeError(

@@ -20,10 +20,21 @@ FROZEN = Op("frozen", {"live": PER_TOKEN}, {"out": PER_TOKEN}, place="collect")
 FORWARD_OPS = ("logprobs", "entropy", "values")
 
 # What a part may read straight off the rollouts that it looks at; every other argument is a port.
-FACTS = (
-    "completions prompts mask texts messages tasks groups steps finish_reasons rollouts sampled truncated "
-    "sampled_logprobs"
-).split()
+FACTS = [
+    "completions",
+    "prompts",
+    "mask",
+    "texts",
+    "messages",
+    "tasks",
+    "groups",
+    "steps",
+    "finish_reasons",
+    "rollouts",
+    "sampled",
+    "truncated",
+    "sampled_logprobs",
+]
 
 _OUTPUTS: Mapping[str, Mapping[str, PortType]] = {
     "rewards": {"out": SCALAR},

@@ -92,7 +92,9 @@ class Recipe:
         graph = self._trace({})
         if not graph.losses:
             raise RecipeError(
-                f"recipe {self.name!r} has no loss", where=[str(self.source)], hint="end it with dt.set_loss(dt.loss(…))"
+                f"recipe {self.name!r} has no loss",
+                where=[str(self.source)],
+                hint="end it with dt.set_loss(dt.loss(…))",
             )
         self._refuse_unused_inputs(graph)
         complete(graph)
@@ -103,7 +105,8 @@ class Recipe:
         names = {option.name for option in options_of(self.function)}
         own = {name: value for name, value in settings.items() if name in names}
         if self.base is None:
-            editor, arguments = Editor(), []
+            editor = Editor()
+            arguments: list[Any] = []
         else:
             rest = {name: value for name, value in settings.items() if name not in names}
             editor = Editor(self.base._trace(rest))
@@ -171,5 +174,3 @@ def as_recipe(value: Any) -> Recipe:
     if not isinstance(value, Recipe):
         raise DovetailError(f"a recipe was expected, got {type(value).__name__}", hint="decorate it with @dt.recipe")
     return value
-
-

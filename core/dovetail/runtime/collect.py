@@ -89,7 +89,9 @@ class Collector:
         if share <= self._settings.max_invalid:
             return
         reasons = [
-            f"{name}: {reason}" for name, scores in collected.rollouts.rewards.items() for reason in scores.reasons.values()
+            f"{name}: {reason}"
+            for name, scores in collected.rollouts.rewards.items()
+            for reason in scores.reasons.values()
         ]
         common = max(set(reasons), key=reasons.count) if reasons else "unknown"
         error = TooManyInvalid(
@@ -208,7 +210,9 @@ class _Step:
 
     def all_scores(self) -> dict[str, Scores]:
         """Every per-sequence score by node."""
-        found = {name: self.read(Ref(name, "out")) for name, ports in self.values.items() if ports.get("out") is not None}
+        found = {
+            name: self.read(Ref(name, "out")) for name, ports in self.values.items() if ports.get("out") is not None
+        }
         return {name: value for name, value in found.items() if isinstance(value, Scores)}
 
     def scores(self) -> dict[str, Scores]:

@@ -40,7 +40,9 @@ def arithmetic(node: Node, left: Any, right: Any) -> Any:
             return operation(right.spread(left.values), right)
         return left.combine(right, operation)
     if isinstance(right, Scores):
-        return operation(left, left.spread(right.values)) if isinstance(left, Ragged) else right.combine(left, operation)
+        return (
+            operation(left, left.spread(right.values)) if isinstance(left, Ragged) else right.combine(left, operation)
+        )
     if isinstance(left, Tensor) and left.ndim == 1 and isinstance(right, Ragged):
         left = right.spread(left)
     return operation(left, right)

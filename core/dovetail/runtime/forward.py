@@ -100,5 +100,3 @@ def _reorder(pieces: list[Any], back: Tensor) -> Any:
     if isinstance(pieces[0], Ragged):
         return Ragged.cat(pieces).select(back)
     return torch.cat(pieces)[back.to(pieces[0].device)]
-
-

@@ -92,7 +92,7 @@ class Learner:
                     hint="lower the learning rate, or look at the rollouts of this step with `dovetail rollouts`",
                 )
             if loss.requires_grad:
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
 
     def _update(self, totals: _Totals) -> None:
         for name, agent in self._agents.items():

@@ -30,7 +30,7 @@ class _LinearLogprob(torch.autograd.Function):
     """Chunks of rows; logits are recomputed in backward. Softmax and the head's gradient in at least float32."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,

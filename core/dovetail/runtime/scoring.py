@@ -57,7 +57,7 @@ def facts_of(rollouts: Rollouts, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _call(part: Part, rollouts: Rollouts) -> Any:
-    return getattr(part.instance, "score")(**facts_of(rollouts, part.asks_for("score")))
+    return part.instance.score(**facts_of(rollouts, part.asks_for("score")))
 
 
 def _score(part: Part, rollouts: Rollouts) -> Scores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -30,16 +30,18 @@ class Batches:
         self._seed = seed
         self._shuffle = shuffle
         self._name = name
-        self._items: Sequence[Any] | None = items if isinstance(items, Sequence) or hasattr(items, "__getitem__") else None
-        self._source = items
+        self._items: Any = items if hasattr(items, "__getitem__") else None
+        self._source: Any = items
         self._stream: Iterator[Any] | None = None
         self._position = 0
-        if self._items is not None and not len(self._items):
+        if self._items is not None and len(self._items) == 0:
             raise self._empty()
         self._orders: dict[int, list[int]] = {}
 
     def _empty(self) -> DataError:
-        return DataError(f"{self._name} is empty", hint="a run needs at least one task; look at the path and the filters")
+        return DataError(
+            f"{self._name} is empty", hint="a run needs at least one task; look at the path and the filters"
+        )
 
     def __call__(self, step: int) -> list[Any]:
         """The batch of a step, from 0."""

@@ -48,7 +48,9 @@ def _jsonl(path: Path, settings: DataSettings) -> Iterator[Mapping[str, Any]]:
             except (ValueError, DataError) as error:
                 if settings.on_broken == "stop":
                     what = error.what if isinstance(error, DataError) else f"line {number} is no JSON: {error}"
-                    raise DataError(what, where=[f"{path}:{number}"], hint="mend the line, or set on_broken: skip") from error
+                    raise DataError(
+                        what, where=[f"{path}:{number}"], hint="mend the line, or set on_broken: skip"
+                    ) from error
                 skipped += 1
                 continue
             yield row
@@ -62,13 +64,17 @@ def _dataset(settings: DataSettings) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise DataError(f"{settings.path} needs the datasets library", hint='pip install "dovetail-core[data]"') from error
+        raise DataError(
+            f"{settings.path} needs the datasets library", hint='pip install "dovetail-core[data]"'
+        ) from error
     try:
         if Path(settings.path).suffix == ".parquet":
             return datasets.load_dataset("parquet", data_files=settings.path, split="train")
         return datasets.load_dataset(settings.path, split=settings.split)
     except (OSError, ValueError) as error:
-        raise DataError(f"{settings.path} cannot be loaded: {error}", hint="a JSONL or parquet file, or a hub name") from error
+        raise DataError(
+            f"{settings.path} cannot be loaded: {error}", hint="a JSONL or parquet file, or a hub name"
+        ) from error
 
 
 def check_columns(row: Any, place: str) -> None:
@@ -95,7 +101,9 @@ def encode_rows(rows: Sequence[Mapping[str, Any]], agent: Any) -> Rollouts:
     Raises:
         DataError: A row is too long for the model, has no target, or the chat template rewrites earlier turns.
     """
-    tokens, origin, tasks = [], [], []
+    tokens: list[list[int]] = []
+    origin: list[list[int]] = []
+    tasks: list[Task] = []
     for row in rows:
         messages = _messages(row)
         pieces = _chat_pieces(messages, agent) if agent.tokenizer.chat_template else _plain_pieces(messages, agent)

@@ -32,7 +32,9 @@ def held_out_tasks(environment: Part, count: int) -> list[Task]:
     return tasks
 
 
-def evaluate(agent: Any, environment: Part, tasks: Sequence[Task], sampling: Sampling, batch: int = 128) -> dict[str, float]:
+def evaluate(
+    agent: Any, environment: Part, tasks: Sequence[Task], sampling: Sampling, batch: int = 128
+) -> dict[str, float]:
     """Mean reward of greedy completions: ``eval/reward``; episodes that fail are counted in ``eval/invalid``."""
     greedy = attrs.evolve(sampling, temperature=0.0)
     reward = attrs.evolve(environment, kind="rewards", instance=EpisodeReward(environment))

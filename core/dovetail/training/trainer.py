@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,19 +82,22 @@ class Trainer:
         self.loggers = [as_part("loggers", logger) for logger in loggers]
         self.extensions = [as_part("extensions", extension) for extension in extensions]
         self.data = DataSettings(data) if isinstance(data, str) else data
-        self.prompts = [Task.of(prompt, id=str(row)) for row, prompt in enumerate(prompts)] if prompts is not None else None
+        self.prompts = (
+            [Task.of(prompt, id=str(row)) for row, prompt in enumerate(prompts)] if prompts is not None else None
+        )
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
         policy.trainable = True
         graph = self.recipe.trace()
         self.given_agents = dict(agents or {})
         self.agents = {**_with_references(graph, policy, self.given_agents), **self.given_agents, "policy": policy}
+        bound: dict[str, Any] = dict(self.agents)
         self.compiled: Compiled = compile(
             self.recipe,
             rewards=self.rewards,
             environment=self.environment,
             settings=self.settings,
-            **self.agents,
+            **bound,
         )
         for warning in self.compiled.warnings:
             log.warning(warning)
@@ -120,9 +124,9 @@ class Trainer:
             if self.data is None:
                 raise DataError(f"the recipe {self.recipe.name!r} reads rows", hint="pass data=<path to a JSONL file>")
             rows = read_rows(self.data)
-            self._encode = lambda batch: encode_rows(batch, self.policy)
+            self._encode: Callable[[Any], Any] = functools.partial(encode_rows, agent=self.policy)
             return Batches(rows, settings.batch_size, settings.seed, shuffle=self.data.shuffle, name=self.data.path)
-        self._encode = lambda batch: batch
+        self._encode = list
         if self.prompts is not None:
             return Batches(self.prompts, settings.batch_size, settings.seed, name="prompts")
         if self.environment is None or kind != PROMPTS:
@@ -170,7 +174,8 @@ class Trainer:
         seed = settings.seed * 1_000_003 + run.step
         self.compiled.seed_step(run.step)
         try:
-            collected = self.compiled.collect(seed=seed, **{self._input: self._encode(self._batches(run.step))})
+            data: dict[str, Any] = {self._input: self._encode(self._batches(run.step))}
+            collected = self.compiled.collect(seed=seed, **data)
         except TooManyInvalid as error:
             self._dump_failed(error)
             raise
@@ -270,7 +275,7 @@ class Trainer:
     def load_checkpoint(self, *, ignore_lock: bool = False) -> None:
         """Continue from the newest checkpoint of the run's folder, or from the start if there is none yet."""
         found = checkpoint.found(self.run.directory / "checkpoints")
-        saved = checkpoint.load(found[-1]) if found else {"step": 0}
+        saved: dict[str, Any] = checkpoint.load(found[-1]) if found else {"step": 0}
         if found:
             differences = compare_lock(saved["lock.json"], plugin_lock(self.parts))
             if differences and not ignore_lock:
@@ -314,7 +319,7 @@ def _with_references(graph: Graph, policy: Agent, given: Mapping[str, Agent]) ->
 
 
 def _takes_logprobs(reader: tuple[Any, str, Ref]) -> bool:
-    return reader[0].op.name == "logprobs"
+    return str(reader[0].op.name) == "logprobs"
 
 
 def _rss_mb() -> float:

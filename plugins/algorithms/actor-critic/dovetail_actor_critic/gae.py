@@ -60,7 +60,9 @@ class GAE:
         padded = values.to_padded()
         following = torch.zeros_like(padded)
         following[:, :-1] = padded[:, 1:]
-        following[rows[filled], last[filled]] = torch.where(truncated, final_values, torch.zeros_like(final_values))[filled]
+        following[rows[filled], last[filled]] = torch.where(truncated, final_values, torch.zeros_like(final_values))[
+            filled
+        ]
         step_rewards = torch.zeros_like(padded)
         step_rewards[rows[filled], last[filled]] = rewards[filled].to(padded.dtype)
         delta = step_rewards + self.gamma * following - padded
@@ -68,7 +70,9 @@ class GAE:
         running = torch.zeros_like(final_values, dtype=padded.dtype)
         for step in range(padded.shape[1] - 1, -1, -1):
             # Columns past a row's end hold no step; the sum begins at its last token.
-            running = torch.where(step < lengths, delta[:, step] + self.gamma * self.lam * running, torch.zeros_like(running))
+            running = torch.where(
+                step < lengths, delta[:, step] + self.gamma * self.lam * running, torch.zeros_like(running)
+            )
             advantages[:, step] = running
         flat = values.with_values(advantages[values.row_ids, values.positions])
         returns = flat + values

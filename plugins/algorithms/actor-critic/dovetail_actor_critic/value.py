@@ -45,6 +45,8 @@ class ValueLoss:
         if old_values is not None and self.clip is not None:
             moved = old_values + (values - old_values).clamp(-self.clip, self.clip)
             clipped = (moved - returns).map(torch.square)
-            metrics["clip_fraction"] = error.with_values((clipped.values > error.values).to(error.values.dtype)).detach()
+            metrics["clip_fraction"] = error.with_values(
+                (clipped.values > error.values).to(error.values.dtype)
+            ).detach()
             error = error.with_values(torch.maximum(error.values, clipped.values))
         return LossTerms(error * 0.5, self.reduction, metrics=metrics)

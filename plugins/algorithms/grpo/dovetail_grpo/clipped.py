@@ -79,7 +79,11 @@ class ClippedLoss:
         return self.clip if self.clip_high is None else self.clip_high
 
     def ignores(self) -> tuple[str, ...]:
-        unused = {"ref_logprobs": not self.beta, "entropy": not self.entropy_coef, "sampled_logprobs": self.correction == "none"}
+        unused = {
+            "ref_logprobs": not self.beta,
+            "entropy": not self.entropy_coef,
+            "sampled_logprobs": self.correction == "none",
+        }
         return tuple(name for name, is_unused in unused.items() if is_unused)
 
     @hookimpl

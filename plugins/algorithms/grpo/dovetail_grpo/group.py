@@ -68,7 +68,9 @@ class GroupAdvantages:
         leave_one_out = centred * count / (count - 1).clamp(min=1)
         difference = {"mean": centred, "leave_one_out": leave_one_out, "none": rewards}[self.baseline]
         if self.scale == "none":
-            return torch.where(count > 1, difference, torch.zeros_like(difference)) if self.baseline != "none" else rewards
+            return (
+                torch.where(count > 1, difference, torch.zeros_like(difference)) if self.baseline != "none" else rewards
+            )
         if self.scale == "batch":
             return whitened(difference, self.eps, centre=False)
         variance = _group_sum(centred * centred, index)[index] / (count - 1).clamp(min=1)

@@ -22,7 +22,9 @@ class RoomyLayer(DynamicLayer):
         self.keys = self._key_buffer[:, :, : self._length]
         self.values = self._value_buffer[:, :, : self._length]
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         end = self._length + key_states.shape[-2]
         self._key_buffer[:, :, self._length : end] = key_states
         self._value_buffer[:, :, self._length : end] = value_states
@@ -53,5 +55,3 @@ def shared_cache(prefilled: Cache, rows: Tensor, capacity: int) -> Cache:
 def keep_rows(cache: Cache, rows: Tensor) -> None:
     for layer in cache.layers:
         layer.keep(rows)
-
-

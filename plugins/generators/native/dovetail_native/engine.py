@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from dovetail_native.cache import keep_rows, shared_cache
-from dovetail_native.rng import uniform
-from dovetail_native.sampler import choose
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from dovetail import Generated, Ragged, Sampling
+from dovetail_native.cache import keep_rows, shared_cache
+from dovetail_native.rng import uniform
+from dovetail_native.sampler import choose
 
 
 class Engine:
@@ -36,7 +36,9 @@ class Engine:
         """Completions of all prompts, ``samples`` each, side by side."""
         size = max(1, batch_rows // samples) if batch_rows else len(prompts)
         pieces = [
-            self._decode(prompts.select(range(start, min(start + size, len(prompts)))), samples, seeds[start * samples :])
+            self._decode(
+                prompts.select(range(start, min(start + size, len(prompts)))), samples, seeds[start * samples :]
+            )
             for start in range(0, len(prompts), size)
         ]
         tokens, logprobs, lengths, stopped = (torch.cat(column) for column in zip(*pieces, strict=True))

@@ -11,9 +11,7 @@ from transformers import GenerationConfig
 from dovetail import Generated, Ragged, Sampling
 
 
-def generate(
-    model: Any, tokenizer: Any, prompts: Ragged, samples: int, sampling: Sampling, seeds: Tensor
-) -> Generated:
+def generate(model: Any, tokenizer: Any, prompts: Ragged, samples: int, sampling: Sampling, seeds: Tensor) -> Generated:
     """Pad on the left, generate, and take log-probs from the raw logits."""
     device = next(model.parameters()).device
     prompts = prompts.to(device).repeat(samples)
@@ -49,8 +47,8 @@ def _config(tokenizer: Any, sampling: Sampling, room: int) -> GenerationConfig:
         }  # fmt: skip
     return GenerationConfig(
         do_sample=not sampling.greedy, max_new_tokens=room, min_new_tokens=sampling.min_tokens or None,
-        eos_token_id=list(sampling.stop_tokens), pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True, output_logits=True,
-        **drawn,
+        eos_token_id=list(sampling.stop_tokens), pad_token_id=tokenizer.pad_token_id,
+        return_dict_in_generate=True, output_logits=True, **drawn,
     )  # fmt: skip
 
 

@@ -1,0 +1,85 @@
+"""What every estimator promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dovetail.graph.node import Node
+from dovetail.graph.ops import part_op
+from dovetail.parts import Part
+from dovetail.ragged import Ragged
+from dovetail.rollouts import Rollouts, Scores
+from dovetail.runtime.evaluate import estimate
+from dovetail.testing.samples import tiny_rollouts
+
+
+def checks(part: Part) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Claims and functions."""
+    yield "it gives finite credit to every sampled token", lambda: _is_finite(part)
+    yield "the order of the rows does not matter", lambda: _is_equivariant(part)
+    yield "equal rewards and groups of one stay finite", lambda: _survives_no_spread(part)
+    yield "invalid rows get 0 and change nothing for the others", lambda: _ignores_invalid(part)
+
+
+def run(part: Part, rollouts: Rollouts, rewards: Tensor, valid: Tensor | None = None) -> Ragged:
+    """Estimate as a run does; values and log-probs are made up from the tokens."""
+    shape = rollouts.sampled
+    made_up = shape.map(lambda tokens: (tokens.float() - 100) / 20)
+    status = torch.zeros(len(rewards), dtype=torch.uint8) if valid is None else (~valid).to(torch.uint8)
+    scores = Scores(rewards.float(), status)
+    inputs: dict[str, Any] = {
+        "rewards": scores,
+        "reward_parts": {"first": scores, "second": scores.combine(0.5, lambda a, b: a * b)},
+        "values": made_up,
+        "final_values": made_up.mean(),
+        "logprobs": made_up - 3.0,
+        "ref_logprobs": made_up - 3.1,
+    }
+    node = Node("advantages", part_op(part))
+    asked = {name: value for name, value in inputs.items() if name in part.asks_for("estimate")}
+    result: Ragged = estimate(node, asked, rollouts)["out"]
+    return result
+
+
+def _rewards(count: int) -> Tensor:
+    return torch.randn(count, generator=torch.Generator().manual_seed(1))
+
+
+def _is_finite(part: Part) -> None:
+    rollouts = tiny_rollouts()
+    credit = run(part, rollouts, _rewards(len(rollouts)))
+    assert torch.equal(credit.offsets, rollouts.sampled.offsets)
+    assert bool(torch.isfinite(credit.values).all())
+
+
+def _is_equivariant(part: Part) -> None:
+    rollouts = tiny_rollouts()
+    rewards, order = _rewards(len(rollouts)), torch.randperm(len(rollouts), generator=torch.Generator().manual_seed(2))
+    straight = run(part, rollouts, rewards).select(order)
+    permuted = run(part, rollouts.select(order), rewards[order])
+    assert torch.allclose(straight.values, permuted.values, atol=1e-5)
+
+
+def _survives_no_spread(part: Part) -> None:
+    for rollouts in (tiny_rollouts(), tiny_rollouts(group_size=1), tiny_rollouts(lengths=(4,), group_size=1)):
+        credit = run(part, rollouts, torch.full((len(rollouts),), 0.7))
+        assert bool(torch.isfinite(credit.values).all())
+
+
+def _ignores_invalid(part: Part) -> None:
+    rollouts = tiny_rollouts()
+    valid = torch.tensor([row not in (1, 4) for row in range(len(rollouts))])
+    rewards = _rewards(len(rollouts)).masked_fill(~valid, float("nan"))
+    with_invalid = run(part, rollouts, rewards, valid)
+    kept = valid.nonzero().squeeze(1)
+    without = run(part, rollouts.select(kept), rewards[kept])
+    assert torch.allclose(with_invalid.select(kept).values, without.values, atol=1e-6)
+    assert not bool(with_invalid.select(~valid).values.any())
+    nobody = run(
+        part, rollouts, torch.full((len(rollouts),), float("nan")), torch.zeros(len(rollouts), dtype=torch.bool)
+    )
+    assert not bool(nobody.values.any())

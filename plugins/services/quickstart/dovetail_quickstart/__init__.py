@@ -1,0 +1,1 @@
+"""The quickstart: two ordinary configurations and a command that runs them."""

@@ -1,0 +1,106 @@
+"""Train a tiny model to add two numbers: supervised warm-up, then GRPO. No download, about a minute."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from dovetail import UserError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--folder", default="quickstart", help="where everything is written")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the samples")
+
+
+@attrs.frozen
+class Stage:
+    """What one of the two runs came to."""
+
+    name: str
+    steps: int
+    seconds: float
+    before: float
+    after: float
+    tokens_per_second: float
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run both stages, then print a table, samples and the next step.
+
+    Raises:
+        UserError: The folder holds something already.
+    """
+    from dovetail.cli.logging import configure_logging
+    from dovetail_quickstart.report import print_report
+
+    folder = Path(arguments.folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"the folder {folder} is not empty", hint="remove it, or give another --folder")
+    configure_logging()
+    warmup, grpo = stages(folder, arguments.seed)
+    print_report(folder, [warmup, grpo])
+    return 0
+
+
+def stages(folder: Path, seed: int, algorithm: Any = None) -> tuple[Stage, Stage]:
+    """Both runs, with the configurations of this package, copied into the folder.
+
+    Args:
+        folder: Where they are written.
+        seed: Of both runs and of the weights.
+        algorithm: Another recipe for the second stage, for controls.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("warmup.yaml", "grpo.yaml"):
+        shutil.copy(str(files("dovetail_quickstart") / name), folder / name)
+    warmup = train(folder / "warmup.yaml", seed, [f"policy.tiny.seed={seed}"])
+    return warmup, train(folder / "grpo.yaml", seed, [f"policy.model={folder / 'warmup' / 'final'}"], algorithm)
+
+
+def train(config_file: Path, seed: int, overrides: list[str], algorithm: Any = None) -> Stage:
+    """One ordinary run of a configuration."""
+    from dovetail.config.build import build
+    from dovetail.config.load import load
+
+    folder = config_file.parent
+    config = load(config_file, [f"seed={seed}", *overrides])
+    if config.data is not None:
+        path = folder / config.data.path
+        write_demonstrations(path, config.environment.options)
+        config = attrs.evolve(config, data=attrs.evolve(config.data, path=str(path)))
+    started = time.perf_counter()
+    trainer = build(config, run_dir=folder / config_file.stem)
+    if algorithm is not None:
+        from dovetail import Trainer
+
+        trainer = Trainer(
+            algorithm(**config.algorithm.options), policy=trainer.policy, environment=trainer.environment,
+            loggers=trainer.loggers, settings=trainer.settings, run_dir=trainer.run.directory,
+        )  # fmt: skip
+    trainer.fit(config.steps)
+    return _stage(trainer, time.perf_counter() - started)
+
+
+def _stage(trainer: Any, seconds: float) -> Stage:
+    lines = [json.loads(line) for line in (trainer.run.directory / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [line["metrics"]["eval/reward"] for line in lines if "eval/reward" in line["metrics"]]
+    speeds = sorted(line["timing"]["tokens_per_second"] for line in lines if "tokens_per_second" in line["timing"])
+    return Stage(trainer.run.name, trainer.run.step, seconds, evaluations[0], evaluations[-1], speeds[len(speeds) // 2])
+
+
+def write_demonstrations(path: Path, options: Any) -> None:
+    """The environment's training problems with their answers, as rows for sft."""
+    from dovetail import environments
+
+    tasks = environments["math"](**options).call("tasks", {"split": "train"})
+    rows = ({"prompt": task.messages[0].content, "completion": task.answer} for task in tasks)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

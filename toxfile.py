@@ -1,0 +1,31 @@
+"""tox environments ``plugin-<name>``: the core and one plugin, really alone. Made from the folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tox.config.loader.memory import MemoryLoader
+from tox.config.sets import ConfigSet
+from tox.plugin import impl
+from tox.session.state import State
+
+ROOT = Path(__file__).parent
+FOLDERS = {f"plugin-{path.parent.name}": path.parent for path in ROOT.glob("plugins/*/*/pyproject.toml")}
+
+
+@impl
+def tox_extend_envs() -> list[str]:
+    return sorted(FOLDERS)
+
+
+@impl
+def tox_add_core_config(core_conf: ConfigSet, state: State) -> None:
+    for name, folder in FOLDERS.items():
+        loader = MemoryLoader(
+            description=f"{folder.name} with nothing but the core",
+            skip_install=True,
+            deps=["-clocal.txt", "./core[test]", f"./{folder.relative_to(ROOT)}", "pytest-timeout"],
+            commands_pre=[],
+            commands=f"pytest {folder.relative_to(ROOT)}{{/}}tests",
+        )
+        state.conf.memory_seed_loaders[name].append(loader)

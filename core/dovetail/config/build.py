@@ -11,16 +11,17 @@ from dovetail.registry import registry
 
 if TYPE_CHECKING:
     from dovetail.agents.agent import Agent
+    from dovetail.graph.recipe import Recipe
     from dovetail.training.trainer import Trainer
 
 
-def build(config: RunConfig, run_dir: str | Path | None = None) -> Trainer:
-    """Make the trainer of a configuration; ``run_dir`` overrides the configured one."""
+def build(config: RunConfig, run_dir: str | Path | None = None, algorithm: Recipe | None = None) -> Trainer:
+    """Make the trainer of a configuration; ``run_dir`` and ``algorithm`` override the configured ones."""
     from dovetail.graph.recipe import as_recipe
     from dovetail.training.trainer import Trainer
 
     return Trainer(
-        as_recipe(config.algorithm.use)(**config.algorithm.options),
+        as_recipe(algorithm or config.algorithm.use)(**config.algorithm.options),
         policy=build_agent(config.policy),
         agents={name: build_agent(agent) for name, agent in config.agents.items()},
         environment=_part("environments", config.environment),

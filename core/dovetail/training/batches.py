@@ -30,11 +30,13 @@ class Batches:
         self._seed = seed
         self._shuffle = shuffle
         self._name = name
-        self._items: Any = items if hasattr(items, "__getitem__") else None
-        self._source: Any = items
+        self._source = items
+        self._items: Any = None
+        if hasattr(items, "__getitem__"):
+            self._items = items
         self._stream: Iterator[Any] | None = None
         self._position = 0
-        if self._items is not None and len(self._items) == 0:
+        if self._items is not None and not len(self._items):
             raise self._empty()
         self._orders: dict[int, list[int]] = {}
 

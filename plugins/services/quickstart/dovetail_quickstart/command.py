@@ -51,41 +51,43 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def stages(folder: Path, seed: int, algorithm: Any = None) -> tuple[Stage, Stage]:
+def stages(folder: Path, seed: int, *, quiet: bool = False) -> tuple[Stage, Stage]:
     """Both runs, with the configurations of this package, copied into the folder.
 
     Args:
         folder: Where they are written.
         seed: Of both runs and of the weights.
-        algorithm: Another recipe for the second stage, for controls.
+        quiet: Without progress.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("warmup.yaml", "grpo.yaml"):
         shutil.copy(str(files("dovetail_quickstart") / name), folder / name)
-    warmup = train(folder / "warmup.yaml", seed, [f"policy.tiny.seed={seed}"])
-    return warmup, train(folder / "grpo.yaml", seed, [f"policy.model={folder / 'warmup' / 'final'}"], algorithm)
+    silence = ["loggers=[]"] if quiet else []
+    warmup = train(folder / "warmup.yaml", seed, [f"policy.tiny.seed={seed}", *silence])
+    return warmup, train(folder / "grpo.yaml", seed, [f"policy.model={folder / 'warmup' / 'final'}", *silence])
 
 
-def train(config_file: Path, seed: int, overrides: list[str], algorithm: Any = None) -> Stage:
-    """One ordinary run of a configuration."""
+def train(config_file: Path, seed: int, overrides: list[str], algorithm: Any = None, name: str | None = None) -> Stage:
+    """One ordinary run of a configuration.
+
+    Args:
+        config_file: In the folder that the run's folder is made in.
+        seed: Of the run.
+        overrides: As for ``dovetail train --set``.
+        algorithm: A recipe in the place of the configured one, for controls.
+        name: Of the run's folder; by default that of the configuration.
+    """
     from dovetail.config.build import build
     from dovetail.config.load import load
 
     folder = config_file.parent
     config = load(config_file, [f"seed={seed}", *overrides])
-    if config.data is not None:
+    if config.data is not None and config.environment is not None:
         path = folder / config.data.path
         write_demonstrations(path, config.environment.options)
         config = attrs.evolve(config, data=attrs.evolve(config.data, path=str(path)))
     started = time.perf_counter()
-    trainer = build(config, run_dir=folder / config_file.stem)
-    if algorithm is not None:
-        from dovetail import Trainer
-
-        trainer = Trainer(
-            algorithm(**config.algorithm.options), policy=trainer.policy, environment=trainer.environment,
-            loggers=trainer.loggers, settings=trainer.settings, run_dir=trainer.run.directory,
-        )  # fmt: skip
+    trainer = build(config, run_dir=folder / (name or config_file.stem), algorithm=algorithm)
     trainer.fit(config.steps)
     return _stage(trainer, time.perf_counter() - started)
 

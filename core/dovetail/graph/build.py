@@ -8,7 +8,7 @@ from typing import Any
 from dovetail.errors import RecipeError, did_you_mean
 from dovetail.graph.edit import Handle, editor, make_part
 from dovetail.graph.node import caller
-from dovetail.graph.ops import ENTROPY, GENERATE, LOGPROBS, REWARD_SLOT, VALUES, part_op, ports_of
+from dovetail.graph.ops import ENTROPY, GENERATE, LOGPROBS, REWARD_SLOT, VALUES, generate_options, part_op, ports_of
 from dovetail.graph.types import ROLLOUTS
 
 DEFAULT_ADVANTAGES = "group"
@@ -24,11 +24,7 @@ def generate(policy: Handle, prompts: Handle, *, samples: int = 1, name: str | N
         name: Of the node.
         sampling: Fields of :class:`~dovetail.sampling.Sampling` that override the run's.
     """
-    import attrs
-
-    from dovetail.sampling import Sampling
-
-    known = {field.name for field in attrs.fields(Sampling)}
+    known = generate_options()
     for key in sampling:
         if key not in known:
             raise RecipeError(f"generate has no option {key!r}", where=[str(caller())], hint=did_you_mean(key, known))

@@ -12,7 +12,7 @@ import attrs
 from dovetail.errors import DovetailError, RecipeError, did_you_mean
 from dovetail.graph.graph import Graph, LossTerm
 from dovetail.graph.node import Node, Op, Ref, caller
-from dovetail.graph.ops import FORWARD_OPS, arithmetic_op, part_op
+from dovetail.graph.ops import FORWARD_OPS, arithmetic_op, generate_options, part_op
 from dovetail.graph.types import ANY, LOSS, PortType, joined
 from dovetail.registry import registry
 
@@ -48,7 +48,8 @@ class Handle:
 
     @property
     def type(self) -> PortType:
-        return self._editor.graph.type_of(self._ref)
+        graph = self._editor.graph
+        return graph.input_types().get(self._ref.node) or graph.type_of(self._ref)
 
     def replace_with(self, other: Handle) -> Handle:
         """Let all readers of this node read ``other``, which takes over its name."""
@@ -158,10 +159,10 @@ class Editor:
         """Change options of a node, or of its part."""
         node = self._node(name)
         part = node.op.part
-        known = node.settings()
+        known = {*node.settings(), *(generate_options() if node.op.name == "generate" else ())}
         own = {key: value for key, value in options.items() if part is None or key in node.options}
         unknown = [key for key in options if key not in known]
-        if unknown and not (part is None and node.op.name == "generate"):
+        if unknown:
             where = [str(caller()), *node.where("made")]
             raise RecipeError(f"{node} has no option {unknown[0]!r}", where=where, hint=did_you_mean(unknown[0], known))
         changed = attrs.evolve(node, options={**node.options, **own})

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import attrs
+
 from dovetail.graph.node import Op
 from dovetail.graph.types import AGENT, ANY, LOSS, PARTS, PER_TOKEN, PROMPTS, ROLLOUTS, SCALAR, PortType
 from dovetail.parts import HOOKS_BY_KIND, Part
+from dovetail.sampling import Sampling
 
 INPUT = Op("input", {}, {"out": ANY})
 GENERATE = Op("generate", {"policy": AGENT, "prompts": PROMPTS}, {"out": ROLLOUTS}, place="collect", pure=False)
@@ -43,6 +46,11 @@ _OUTPUTS: Mapping[str, Mapping[str, PortType]] = {
 }
 _SINGULAR = {"rewards": "reward", "advantages": "advantages", "losses": "loss"}
 _PORT_TYPES = {"reward_parts": PARTS, "final_values": SCALAR}
+
+
+def generate_options() -> set[str]:
+    """What a generate node may be told: the group's size, and every field of the sampling record."""
+    return {"samples", *(field.name for field in attrs.fields(Sampling))}
 
 
 def ports_of(part: Part) -> tuple[str, ...]:

@@ -15,7 +15,9 @@ def grpo(policy, ref_policy, prompts, *, group_size=8, beta=0.0, clip=0.2, clip_
     ref_logprobs = dt.logprobs(ref_policy, prompts, completions, name="ref_logprobs")
     rewards = dt.run_rewards(completions)
     advantages = dt.advantages("group", rewards, name="advantages")
-    dt.set_loss(dt.loss("clipped", advantages, policy_logprobs, ref_logprobs, clip=clip, clip_high=clip_high, beta=beta))
+    dt.set_loss(
+        dt.loss("clipped", advantages, policy_logprobs, ref_logprobs, clip=clip, clip_high=clip_high, beta=beta)
+    )
 
 
 @dt.algorithm(using=grpo)
@@ -107,7 +109,10 @@ def test_gae_without_values_is_told():
         (lambda graph: graph.rewards + graph.policy, "cannot be combined"),
         (lambda graph: graph.clipped_loss * graph.clipped_loss, "cannot be combined"),
         (lambda graph: 1 if graph.rewards else 2, "cannot steer an `if`"),
-        (lambda graph: dt.logprobs(graph.policy, graph.prompts, graph.completions, name="rewards"), "two nodes are named"),
+        (
+            lambda graph: dt.logprobs(graph.policy, graph.prompts, graph.completions, name="rewards"),
+            "two nodes are named",
+        ),
     ],
 )
 def test_wrong_edits_are_told_at_once(edit, message):

@@ -76,9 +76,7 @@ def test_sft_equals_a_plain_loop(budget):
     """Completion-only loss and gradients, float64, five ways of cutting."""
     policy = tiny_policy(dtype="float64")
     rows = [{"prompt": f"{i}+{i}=", "completion": str(2 * i) * (i + 1)} for i in range(5)]
-    compiled = dt.compile(
-        dt.recipes["sft"], policy=policy, settings=dt.TrainSettings(micro_batch_tokens=budget)
-    )
+    compiled = dt.compile(dt.recipes["sft"], policy=policy, settings=dt.TrainSettings(micro_batch_tokens=budget))
     collected = compiled.collect(demonstrations=encode_rows(rows, policy))
     metrics = compiled.learn(collected, update=False)
     found = gradients(policy)
@@ -218,7 +216,9 @@ def test_an_unknown_reduction_or_a_missing_norm_is_told():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize("extras", [{}, {"bias": True}, {"scale": 0.5}, {"softcap": 3.0}, {"softcap": 3.0, "bias": True, "scale": 2.0}])
+@pytest.mark.parametrize(
+    "extras", [{}, {"bias": True}, {"scale": 0.5}, {"softcap": 3.0}, {"softcap": 3.0, "bias": True, "scale": 2.0}]
+)
 def test_linear_logprob_is_log_softmax(temperature, extras):
     """Values, entropies and all gradients equal autograd through full logits, in float64."""
     generator = torch.Generator().manual_seed(0)
@@ -248,7 +248,9 @@ def test_linear_logprob_is_log_softmax(temperature, extras):
         torch.testing.assert_close(mine, other)
     only, none = linear_logprob(hidden, head, targets, temperature=temperature)
     assert none is None
-    torch.testing.assert_close(torch.autograd.grad(only.sum(), weight)[0], torch.autograd.grad(expected.sum(), weight)[0])
+    torch.testing.assert_close(
+        torch.autograd.grad(only.sum(), weight)[0], torch.autograd.grad(expected.sum(), weight)[0]
+    )
 
 
 def test_gradient_checkpointing_and_bf16_run():

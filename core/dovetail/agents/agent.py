@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from dovetail.agents.learning import Learning
-from dovetail.agents.loading import add_lora, check_head, check_tokenizer, head_of, load_pretrained, without_dropout
+from dovetail.agents.loading import (
+    add_lora,
+    check_head,
+    check_tokenizer,
+    head_of,
+    load_pretrained,
+    no_progress_bar,
+    without_dropout,
+)
 from dovetail.agents.tiny import build_tiny
 from dovetail.errors import DataError, DovetailError, UserError
 from dovetail.messages import Task
@@ -311,7 +319,7 @@ class Agent:
         if hasattr(model, "merge_and_unload"):
             model.save_pretrained(folder / "adapter")
             model = copy.deepcopy(model).merge_and_unload()
-        with _no_progress_bar():
+        with no_progress_bar():
             model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         if self.settings["head"] == "value":
@@ -319,20 +327,6 @@ class Agent:
 
             save_file(self.value_head.state_dict(), folder / "value_head.safetensors")
         return folder
-
-
-@contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """transformers draws a bar for every file that it writes, into the middle of ours."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 class _WithoutAdapters(Agent):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,20 @@ from torch import Tensor
 from dovetail.errors import UserError
 from dovetail.runtime.linear_logprob import Head, linear_logprob
 from dovetail.settings import LoraSettings
+
+
+@contextlib.contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """transformers draws a bar for every file that it writes, into the middle of ours."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_pretrained(name_or_path: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[Any, Any]:
@@ -23,9 +39,10 @@ def load_pretrained(name_or_path: str, dtype: torch.dtype, *, trust_remote_code:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            name_or_path, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
-        )
+        with no_progress_bar():
+            model = AutoModelForCausalLM.from_pretrained(
+                name_or_path, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+            )
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         hint = "give a folder in the Hugging Face layout with *.safetensors, or the name of a model on the hub"

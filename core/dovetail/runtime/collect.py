@@ -164,7 +164,7 @@ class _Step:
         if not node.op.offload:
             with torch.no_grad():
                 return evaluate.call_function(node, inputs)
-        future = self._offloader.submit_async(node.op.function(**inputs, **node.options))  # type: ignore[misc]
+        future = self._offloader.submit_async(evaluate.start_function(node, inputs))
         pending = _PendingOutputs(future, node, inputs, self._settings.reward_timeout)
         return {port: _Pending(pending, port) for port in node.op.outputs}
 

@@ -161,11 +161,16 @@ def check_terms(part: Part | None, result: Any, shape: Ragged) -> None:
 
 def call_function(node: Node, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Call an ``@dt.op`` function; a parameter annotated as Tensor is given plain values for scores."""
+    return read_outputs(node, start_function(node, inputs), inputs)
+
+
+def start_function(node: Node, inputs: Mapping[str, Any]) -> Any:
+    """What the function returns: its result, or the coroutine of an async one."""
     function = node.op.function
     assert function is not None
     parameters = inspect.signature(function).parameters
     given = {port: _as_annotated(parameters[port].annotation, value) for port, value in inputs.items()}
-    return read_outputs(node, function(**given, **node.options), inputs)
+    return function(**given, **node.options)
 
 
 def read_outputs(node: Node, result: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class Offloader:
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         """Run a blocking call in a thread of its own; if it returns an awaitable, that is awaited on the loop."""
         future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
 
         def work() -> None:
             try:

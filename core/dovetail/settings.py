@@ -47,13 +47,13 @@ class LoraSettings:
         rank: Of the adapters. Usual range 8 to 64.
         alpha: Scale; null takes twice the rank.
         dropout: Kept at 0 for RL, so that ratios are exact.
-        target_modules: Names of the layers that get adapters; ``all-linear`` takes every linear layer but the head.
+        target_modules: Names of the layers that get adapters; none means every linear layer but the head.
     """
 
     rank: int = attrs.field(default=16, validator=_positive)
     alpha: float | None = None
     dropout: float = attrs.field(default=0.0, validator=and_(ge(0), le(1)))
-    target_modules: str | tuple[str, ...] = "all-linear"
+    target_modules: tuple[str, ...] = ()
 
 
 @attrs.frozen

@@ -41,23 +41,24 @@ class Learning:
             self.optimizer = cls(self._parameters, **options)
         except TypeError as error:
             raise UserError(f"the optimizer {settings.use} refuses its options: {error}") from error
-        self.schedules = self._schedules()
+        self.schedule = self._schedule()
 
-    def _schedules(self) -> list[Any]:
-        settings = self._settings
-        found: list[Any] = []
-        if settings.warmup_steps:
-            warmup = settings.warmup_steps
-            found.append(
-                torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)))
-            )
-        if settings.schedule:
-            cls = import_by_path(settings.schedule)
-            try:
-                found.append(cls(self.optimizer, **settings.schedule_options))
-            except TypeError as error:
-                raise UserError(f"the schedule {settings.schedule} refuses its options: {error}") from error
-        return found
+    def _schedule(self) -> Any:
+        """The warm-up, then the schedule; None keeps the learning rate."""
+        settings, warmup = self._settings, self._settings.warmup_steps
+        rising = (
+            torch.optim.lr_scheduler.LinearLR(self.optimizer, 1 / (warmup + 1), total_iters=warmup) if warmup else None
+        )
+        if settings.schedule is None:
+            return rising
+        cls = import_by_path(settings.schedule)
+        try:
+            following = cls(self.optimizer, **settings.schedule_options)
+        except TypeError as error:
+            raise UserError(f"the schedule {settings.schedule} refuses its options: {error}") from error
+        if rising is None:
+            return following
+        return torch.optim.lr_scheduler.SequentialLR(self.optimizer, [rising, following], milestones=[warmup])
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -77,15 +78,15 @@ class Learning:
             )
         lr = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
-        for schedule in self.schedules:
-            schedule.step()
+        if self.schedule is not None:
+            self.schedule.step()
         return {"grad_norm": norm.item(), "lr": lr}
 
     def state_dict(self) -> dict[str, Any]:
-        schedules = [schedule.state_dict() for schedule in self.schedules]
-        return {"optimizer": self.optimizer.state_dict(), "schedules": schedules}
+        schedule = self.schedule.state_dict() if self.schedule is not None else None
+        return {"optimizer": self.optimizer.state_dict(), "schedule": schedule}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
-        for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
-            schedule.load_state_dict(saved)
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])

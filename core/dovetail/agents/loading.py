@@ -88,12 +88,11 @@ def add_lora(model: Any, settings: LoraSettings) -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise UserError("LoRA needs peft", hint='pip install "dovetail-core[lora]"') from error
-    targets = settings.target_modules
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha if settings.alpha is not None else 2 * settings.rank,
         lora_dropout=settings.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=list(settings.target_modules) or "all-linear",
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)

@@ -186,7 +186,7 @@ class Nested:
         (True, int, "expected int, got bool True"),
         (1, str, "expected str, got int 1"),
         ({"sizes": [1, "a"]}, Nested, "sizes[1]: expected int, got str 'a'"),
-        ({"inner": {"top_p": 3}}, Nested, "inner.top_p"),
+        ({"inner": {"top_p": 3}}, Nested, "inner: 'top_p' must be <= 1"),
         ({"innr": {}}, Nested, "did you mean 'inner'?"),
         (7, Nested, "expected options of Nested, got int 7"),
     ],

@@ -256,7 +256,8 @@ class Rollouts:
     @cached_property
     def truncated(self) -> Tensor:
         """``[B]`` bool, True where the token limit cut the completion."""
-        return torch.tensor([reason == "length" for reason in self.finish_reasons] or [False] * len(self))
+        cut = [reason == "length" for reason in self.finish_reasons]
+        return torch.tensor(cut or [False] * len(self), dtype=torch.bool)
 
     def _decode(self, row: Tensor) -> str:
         if self.decode is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import queue
@@ -51,7 +52,8 @@ class Worker:
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
+            # Closing flushes, and the reader of what is left is gone.
+            with contextlib.suppress(OSError):
                 pipe.close()
 
 

@@ -54,7 +54,7 @@ class GAE:
         from dovetail import Advantages
 
         lengths = values.lengths
-        rows = torch.arange(len(values))
+        rows = torch.arange(len(values), device=lengths.device)
         filled = lengths > 0
         last = (lengths - 1).clamp(min=0)
         padded = values.to_padded()

@@ -8,7 +8,7 @@ import attrs
 from attrs.validators import ge, gt, in_, optional
 
 from dovetail import hookimpl
-from dovetail_grpo.terms import kl_terms, sampler_weights
+from dovetail_grpo.terms import bounded, kl_terms, sampler_ratios
 
 if TYPE_CHECKING:
     from dovetail import LossTerms, Ragged
@@ -33,11 +33,13 @@ class ClippedLoss:
             is off.
         beta: Weight of the KL penalty against the reference; 0 needs no reference. Usual range 0 to 0.1.
         kl_estimator: On ``d = ref - logprobs``: ``k1`` is ``-d``, ``k2`` is ``d²/2``, ``k3`` is ``exp(d) - d - 1``.
+            ``k1`` needs ``kl_bias_correction``: without it, its gradient is 0 in expectation.
         kl_bias_correction: Multiply the KL term by the ratio, which makes its gradient exact off policy.
         kl_clamp: Bound ``d`` to ±20 and the term to ±10, as verl does.
         entropy_coef: Weight of the entropy bonus. Usual range 0 to 0.01.
         correction: For a sampler whose numerics differ from the trainer's: ``truncate`` caps the weight
-            ``exp(old - sampled)`` (TIS), ``mask`` drops tokens outside the bounds (IcePop, MIS).
+            ``exp(old - sampled)`` (TIS), ``mask`` gives tokens outside the bounds weight 0 (IcePop, MIS); they still
+            count in the denominator.
         correction_level: The weight of a ``token``, the product over a ``sequence``, or its ``geometric`` mean.
         correction_cap: Upper bound. Usual range 2 to 5.
         correction_floor: Lower bound of ``mask``. Usual value 0.5.
@@ -71,6 +73,11 @@ class ClippedLoss:
     def __attrs_post_init__(self) -> None:
         if (self.reduction == "sequence_sum_norm") != (self.norm is not None):
             raise ValueError("norm belongs to reduction='sequence_sum_norm', and that one needs it")
+        if self.correction == "mask" and self.correction_floor > self.correction_cap:
+            raise ValueError(
+                f"correction_floor must not be above correction_cap = {self.correction_cap:g}, "
+                f"got {self.correction_floor:g}"
+            )
         if self.delta is not None and self.delta <= 1 + self.upper:
             raise ValueError(f"delta must be above 1 + clip_high = {1 + self.upper:g}, got {self.delta:g}")
 
@@ -102,13 +109,11 @@ class ClippedLoss:
         ratio = (logprobs - old_logprobs).exp()
         terms = self._policy_terms(ratio, advantages)
         metrics: dict[str, Any] = {"ratio": ratio.detach(), **self._clip_metrics(ratio, advantages)}
-        if sampled_logprobs is not None:
-            weights = sampler_weights(
-                old_logprobs, sampled_logprobs, self.correction, self.correction_level, self.correction_cap,
-                self.correction_floor,
-            )  # fmt: skip
+        if sampled_logprobs is not None and self.correction != "none":
+            ratios = sampler_ratios(old_logprobs, sampled_logprobs, self.correction_level)
+            weights = bounded(ratios, self.correction, self.correction_cap, self.correction_floor)
             terms = terms * weights
-            metrics["sampler_weight"] = weights
+            metrics.update(sampler_ratio=ratios, sampler_weight=weights)
         if ref_logprobs is not None:
             kl = kl_terms(logprobs, ref_logprobs, self.kl_estimator, clamp=self.kl_clamp)
             metrics["kl"] = kl.detach()

@@ -21,15 +21,15 @@ class GroupAdvantages:
     GRPO, Shao et al. 2024 (arXiv 2402.03300), section 4.1.2; the standard deviation is the sample's (Bessel). A group
     of one, or without spread, gets 0. ``scale="none"`` is Dr. GRPO (Liu et al. 2025, arXiv 2503.20783);
     ``baseline="leave_one_out"`` with ``scale="none"`` is RLOO (Ahmadian et al. 2024, arXiv 2402.14740);
-    ``combine="normalize_then_sum"`` is GDPO (Liu et al. 2026): each reward is normalised in its group, then the
-    weighted sum over the batch.
+    ``combine="normalize_then_sum"`` is GDPO (Liu et al. 2026) without its weights: each reward is normalised in its
+    group, then their sum over the batch.
 
     Args:
         scale: What the difference is divided by: the spread of the ``group``, of the ``batch`` of differences, or
             ``none``.
         baseline: What is subtracted: the group's ``mean``, the mean of the others (``leave_one_out``), or ``none``.
         combine: ``sum_then_normalize`` compares the weighted total; ``normalize_then_sum`` each reward by itself, so
-            that none drowns another.
+            that none drowns another; the size of a reward's weight then changes nothing, only its sign.
         eps: Added to the standard deviation. Elsewhere 1e-6 (verl) or 1e-9 (OpenRLHF).
     """
 

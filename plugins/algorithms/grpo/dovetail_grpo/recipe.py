@@ -25,6 +25,7 @@ def grpo(
     beta: float = 0.0,
     kl_estimator: Literal["k1", "k2", "k3"] = "k3",
     kl_bias_correction: bool = False,
+    kl_clamp: bool = False,
     entropy_coef: float = 0.0,
     correction: Literal["none", "truncate", "mask"] = "none",
     correction_level: Literal["token", "sequence", "geometric"] = "token",
@@ -52,6 +53,7 @@ def grpo(
         beta: Weight of the KL penalty; 0 loads no reference model.
         kl_estimator: See the loss ``clipped``.
         kl_bias_correction: See the loss ``clipped``.
+        kl_clamp: See the loss ``clipped``.
         entropy_coef: Weight of the entropy bonus.
         correction: See the loss ``clipped``.
         correction_level: See the loss ``clipped``.
@@ -72,7 +74,8 @@ def grpo(
     loss = dt.loss(
         "clipped", advantages, policy_logprobs, ref_logprobs, name="loss",
         clip=clip, clip_high=clip_high, dual_clip=dual_clip, delta=delta,
-        beta=beta, kl_estimator=kl_estimator, kl_bias_correction=kl_bias_correction, entropy_coef=entropy_coef,
+        beta=beta, kl_estimator=kl_estimator, kl_bias_correction=kl_bias_correction, kl_clamp=kl_clamp,
+        entropy_coef=entropy_coef,
         correction=correction, correction_level=correction_level, correction_cap=correction_cap,
         correction_floor=correction_floor, reduction=reduction, norm=norm,
     )  # fmt: skip

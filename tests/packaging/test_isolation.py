@@ -1,0 +1,34 @@
+"""Each plugin's tests pass with the core and that plugin alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/*/pyproject.toml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", PLUGINS, ids=lambda folder: folder.name)
+def test_a_plugin_passes_alone(folder):
+    """Every other dovetail distribution is hidden."""
+    environment = {**os.environ, "DOVETAIL_ALONE": f"dovetail-{folder.name}", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(ROOT / "tests/tools")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "hide_siblings",
+        "-p",
+        "no:cacheprovider",
+        str(folder / "tests"),
+    ]
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout[-6000:] + finished.stderr[-2000:]

@@ -45,7 +45,7 @@ def describe_agent(agent: Any) -> dict[str, Any]:
     described = {
         **model,
         "trainable": agent.trainable,
-        "generator": generator if isinstance(generator, str) else describe_part(generator),
+        "generator": generator if isinstance(generator, str) else describe_part(agent.generator),
         **settings,
     }
     return {key: value for key, value in described.items() if value is not None}

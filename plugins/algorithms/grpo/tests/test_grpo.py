@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import statistics
 
+import attrs
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dovetail import losses
+from dovetail import Ragged, losses, recipes
 from dovetail.errors import OptionError
 from dovetail.testing import part_checks, tiny_rollouts
 from dovetail.testing.loss_checks import inputs
 from dovetail_grpo.clipped import REDUCTIONS, ClippedLoss
 from dovetail_grpo.group import GroupAdvantages
-from dovetail_grpo.terms import sampler_weights
+from dovetail_grpo.terms import bounded, kl_terms, sampler_ratios
 
 ESTIMATORS = [
     {},
@@ -48,6 +49,13 @@ CHECKS = [
 def test_conformance(check):
     """Every part keeps what its kind promises, whatever its options."""
     check()
+
+
+def reference_batch(rewards, groups, baseline, eps):
+    """Differences over the sample standard deviation of all differences."""
+    differences = reference_group(rewards, groups, "none", baseline, eps)
+    spread = statistics.stdev(differences) if len(differences) > 1 else 0.0
+    return [difference / (spread + eps) if spread > 1e-9 else 0.0 for difference in differences]
 
 
 def reference_group(rewards, groups, scale, baseline, eps):
@@ -83,6 +91,31 @@ def test_group_advantages_are_their_definition(rows, scale, baseline):
 
 
 @settings(deadline=None)
+@given(numbers, st.sampled_from(["mean", "leave_one_out", "none"]))
+def test_batch_scale_is_its_definition(rows, baseline):
+    """One spread for the whole batch, float64."""
+    rewards, groups = [r for r, _ in rows], [g for _, g in rows]
+    part = GroupAdvantages(scale="batch", baseline=baseline)
+    found = part.estimate(torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups), {})
+    assert found.tolist() == pytest.approx(reference_batch(rewards, groups, baseline, 1e-4), abs=1e-9)
+
+
+@settings(deadline=None)
+@given(numbers, st.integers(0, 99))
+def test_gdpo_is_its_definition(rows, seed):
+    """Each reward is normalised in its group, then their sum over the batch; float64."""
+    groups = [g for _, g in rows]
+    second = torch.rand(len(rows), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    parts = {"first": torch.tensor([r for r, _ in rows], dtype=torch.float64), "second": second}
+    scores = [reference_group(part.tolist(), groups, "group", "mean", 1e-4) for part in parts.values()]
+    sums = [sum(pair) for pair in zip(*scores, strict=True)]
+    spread = statistics.stdev(sums) if len(sums) > 1 else 0.0
+    expected = [(value - statistics.fmean(sums)) / (spread + 1e-4) if spread else 0.0 for value in sums]
+    found = GroupAdvantages(combine="normalize_then_sum").estimate(sum(parts.values()), torch.tensor(groups), parts)
+    assert found.tolist() == pytest.approx(expected, abs=1e-7)
+
+
+@settings(deadline=None)
 @given(numbers, st.floats(-5, 5), st.floats(0.1, 10))
 def test_group_advantages_know_no_shift_and_no_scale(rows, shift, factor):
     """Adding a constant changes nothing; with eps=0 neither does a positive factor."""
@@ -100,6 +133,19 @@ def test_gdpo_normalises_each_reward_by_itself():
     parts = {"large": torch.tensor([0.0, 100.0, 0.0, 0.0]), "small": torch.tensor([0.0, 0.0, 1.0, 0.0])}
     found = GroupAdvantages(combine="normalize_then_sum").estimate(sum(parts.values()), groups, parts)
     assert found[1].item() == pytest.approx(found[2].item(), rel=1e-3)
+
+
+def test_gdpo_knows_the_sign_of_a_weight_and_not_its_size():
+    """Rewards come weighted, and a z-score forgets a scale: with eps=0, exactly."""
+    groups, first = torch.zeros(4, dtype=torch.int64), torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    second = torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64)
+
+    def credit(weight):
+        part = GroupAdvantages(combine="normalize_then_sum", eps=0.0)
+        return part.estimate(first + weight * second, groups, {"first": first, "second": weight * second})
+
+    torch.testing.assert_close(credit(0.01), credit(100.0))
+    assert not torch.allclose(credit(-1.0), credit(1.0))
 
 
 def reference_term(row, o):
@@ -175,22 +221,117 @@ def test_on_policy_the_gradient_is_reinforce():
 def test_the_sampler_correction_is_one_for_the_same_sampler(correction, level):
     """No weight where sampler and trainer agree."""
     old = inputs(tiny_rollouts())["old_logprobs"]
-    weights = sampler_weights(old, old, correction, level, 2.0, 0.5)
+    weights = bounded(sampler_ratios(old, old, level), correction, 2.0, 0.5)
     assert weights.values.tolist() == [1.0] * len(old.values)
 
 
+@pytest.mark.parametrize(("correction", "weight"), [("truncate", 2.0), ("mask", 0.0)])
+def test_a_long_sequence_far_off_the_sampler_stays_finite(correction, weight):
+    """The product of 1000 ratios of e leaves float32; its weight is still the bound."""
+    old = Ragged.from_rows([torch.full((1000,), -1.0)])
+    part = ClippedLoss(correction=correction, correction_level="sequence")
+    found = part.loss_terms(old.map(torch.ones_like), old, None, old, old.map(lambda v: v - 1.0), None)
+    assert found.terms.values.tolist() == [-weight] * 1000
+    assert bool(torch.isfinite(found.metrics["sampler_ratio"].values).all())
+
+
+def test_the_raw_sampler_ratio_is_logged_beside_the_weight():
+    """Bounds change the weight, not the ratio."""
+    old = Ragged.from_rows([torch.tensor([-1.0, -1.0])])
+    sampled = Ragged.from_rows([torch.tensor([-1.0, -3.0])])
+    part = ClippedLoss(correction="truncate")
+    metrics = part.loss_terms(old.map(torch.ones_like), old, None, old, sampled, None).metrics
+    assert metrics["sampler_ratio"].values.tolist() == pytest.approx([1.0, math.exp(2.0)])
+    assert metrics["sampler_weight"].values.tolist() == [1.0, 2.0]
+
+
+def test_without_a_correction_the_sampler_changes_nothing():
+    """Also where its log-probs are given."""
+    given = inputs(tiny_rollouts())
+    arguments = [given[name] for name in ("advantages", "logprobs")] + [None, given["old_logprobs"]]
+    far = given["old_logprobs"].map(lambda values: values - 5.0)
+    with_sampler = ClippedLoss().loss_terms(*arguments, far, None)
+    assert torch.equal(with_sampler.terms.values, ClippedLoss().loss_terms(*arguments, None, None).terms.values)
+
+
+def test_clip_fractions_count_tokens_that_the_clip_stops():
+    """Low ones with a negative advantage, high ones with a positive advantage."""
+    old = Ragged.from_rows([torch.zeros(4)])
+    logprobs = old.with_values(torch.tensor([0.5, 1.5, 0.5, 1.5]).log())
+    advantages = old.with_values(torch.tensor([-1.0, -1.0, 1.0, 1.0]))
+    metrics = ClippedLoss().loss_terms(advantages, logprobs, None, old, None, None).metrics
+    assert metrics["clip_fraction_low"].values.tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert metrics["clip_fraction_high"].values.tolist() == [0.0, 0.0, 0.0, 1.0]
+    assert metrics["clip_fraction"].values.tolist() == [1.0, 0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("options", LOSSES, ids=str)
+def test_arguments_that_options_leave_unused_may_be_none(options):
+    """What ``ignores`` names is never read."""
+    part, given = ClippedLoss(**options), inputs(tiny_rollouts())
+    ports = ("advantages", "logprobs", "ref_logprobs", "old_logprobs", "sampled_logprobs", "entropy")
+    found = part.loss_terms(**{name: None if name in part.ignores() else given[name] for name in ports})
+    assert torch.equal(found.terms.values, part.loss_terms(**{name: given[name] for name in ports}).terms.values)
+
+
+def policy_gradient_of_kl(estimator, corrected):
+    """The expected gradient of an estimator on policy, over all tokens of a vocabulary of three."""
+    logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
+    logprobs, ref = torch.log_softmax(logits, 0), torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log()
+    rows = Ragged.from_rows([torch.zeros(3)])
+    terms = kl_terms(rows.with_values(logprobs), rows.with_values(ref), estimator).values
+    ratio = (logprobs - logprobs.detach()).exp() if corrected else 1.0
+    (logprobs.detach().exp() * terms * ratio).sum().backward()
+    return logits.grad
+
+
+def gradient_of_kl(direction):
+    logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
+    logprobs, ref = torch.log_softmax(logits, 0), torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log()
+    {
+        "policy": (logprobs.exp() * (logprobs - ref)).sum(),
+        "reference": (ref.exp() * (ref - logprobs)).sum(),
+        "nothing": logprobs.sum() * 0,
+    }[direction].backward()
+    return logits.grad
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("estimator", "corrected", "direction"),
     [
-        {"clip": 0.0},
-        {"dual_clip": 0.5},
-        {"delta": 1.1},
-        {"reduction": "sequence_sum_norm"},
-        {"norm": 3.0},
-        {"kl_estimator": "k4"},
+        ("k1", False, "nothing"),
+        ("k2", False, "policy"),
+        ("k3", False, "reference"),
+        ("k1", True, "policy"),
+        ("k3", True, "policy"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options):
-    """The error names the part."""
-    with pytest.raises(OptionError, match="losses part 'clipped'"):
+def test_kl_estimators_have_the_gradients_that_are_documented(estimator, corrected, direction):
+    """In expectation over the policy's own tokens, with and without the bias correction."""
+    torch.testing.assert_close(policy_gradient_of_kl(estimator, corrected), gradient_of_kl(direction))
+
+
+def test_the_recipe_passes_every_option_of_its_parts_on():
+    """No option of the estimator or the loss is out of reach, and none has another default."""
+    options = {option.name: option.default for option in recipes["grpo"].options}
+    for part in (GroupAdvantages, ClippedLoss):
+        for field in attrs.fields(part):
+            assert options[field.name] == field.default, field.name
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"clip": 0.0}, "'clip' must be > 0"),
+        ({"dual_clip": 0.5}, "'dual_clip' must be > 1"),
+        ({"delta": 1.1}, r"delta must be above 1 \+ clip_high = 1.2, got 1.1"),
+        ({"reduction": "sequence_sum_norm"}, "norm belongs to reduction='sequence_sum_norm'"),
+        ({"norm": 3.0}, "norm belongs to reduction='sequence_sum_norm'"),
+        ({"correction": "mask", "correction_floor": 3.0}, "correction_floor must not be above correction_cap = 2"),
+        ({"kl_estimator": "k4"}, "kl_estimator"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, told):
+    """The error names the part and the option."""
+    with pytest.raises(OptionError, match=rf"losses part 'clipped'.*{told}"):
         losses.clipped(**options)

@@ -1,10 +1,13 @@
 """The loss and the recipe."""
 
 import pytest
+import torch
 
 import dovetail as dt
+from dovetail.errors import OptionError
 from dovetail.testing import part_checks, tiny_agent
 from dovetail.training.data import encode_rows
+from dovetail_sft.nll import NLL
 
 CHECKS = [
     *(check for name in ("token_mean", "sequence_mean", "sequence_sum_mean")
@@ -17,6 +20,23 @@ CHECKS = [
 def test_conformance(check):
     """Every part keeps what its kind promises."""
     check()
+
+
+def test_a_term_is_minus_the_log_probability():
+    """Value, gradient -1, and a metric without gradient."""
+    values = torch.tensor([-1.0, -2.0, -0.5], requires_grad=True)
+    found = NLL(reduction="sequence_mean").loss_terms(dt.Ragged.from_lengths(values, torch.tensor([2, 0, 1])))
+    found.terms.values.sum().backward()
+    assert found.terms.tolist() == [[1.0, 2.0], [], [0.5]]
+    assert values.grad.tolist() == [-1.0, -1.0, -1.0]
+    assert found.reduction == "sequence_mean"
+    assert found.metrics["nll"].tolist() == found.terms.tolist()
+
+
+def test_an_unknown_reduction_is_refused():
+    """The error names the part."""
+    with pytest.raises(OptionError, match=r"losses part 'nll'.*reduction"):
+        dt.losses.nll(reduction="median")
 
 
 def test_it_learns_a_row_by_heart():

@@ -155,6 +155,7 @@ class AdvantageSpecs:
         rewards: Tensor,
         groups: Tensor,
         reward_parts: Mapping[str, Tensor],
+        reward_weights: Mapping[str, float],
         values: Ragged,
         final_values: Tensor,
         logprobs: Ragged,
@@ -170,7 +171,8 @@ class AdvantageSpecs:
         Args:
             rewards: ``[B]`` float32, the weighted total.
             groups: ``[B]`` int64.
-            reward_parts: ``[B]`` float32 for each reward by name, with its weight applied.
+            reward_parts: ``[B]`` float32 for each reward by name, without its weight.
+            reward_weights: The weight of each, by name.
             values: Value of the state before each sampled token.
             final_values: ``[B]``, value of the state after the last token.
             logprobs: Of the policy, before this batch's optimizer steps.

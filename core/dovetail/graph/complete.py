@@ -67,8 +67,9 @@ def _find(graph: Graph, node: Node, port: str, inputs: dict[str, Ref]) -> tuple[
             return _with_node(graph, f"{beside.name}@entropy", ENTROPY, dict(beside.inputs), node)
     if port == "final_values" and "values" in inputs and "final" in graph[inputs["values"].node].op.outputs:
         return graph, Ref(inputs["values"].node, "final")
-    if port == "reward_parts" and "rewards" in inputs and "parts" in graph[inputs["rewards"].node].op.outputs:
-        return graph, Ref(inputs["rewards"].node, "parts")
+    output = port.removeprefix("reward_")
+    if output in ("parts", "weights") and "rewards" in inputs and output in graph[inputs["rewards"].node].op.outputs:
+        return graph, Ref(inputs["rewards"].node, output)
     if port == "returns":
         return graph, next((Ref(n.name, "returns") for n in graph.nodes if n.op.name == "advantages"), None)
     return graph, None

@@ -17,7 +17,9 @@ _FORWARD = {"agent": AGENT, "prompts": ANY, "completions": ROLLOUTS}
 LOGPROBS = Op("logprobs", _FORWARD, {"out": PER_TOKEN})
 ENTROPY = Op("entropy", _FORWARD, {"out": PER_TOKEN})
 VALUES = Op("values", _FORWARD, {"out": PER_TOKEN, "final": SCALAR})
-REWARD_SLOT = Op("run_rewards", {"completions": ROLLOUTS}, {"out": SCALAR, "parts": PARTS}, place="collect")
+REWARD_SLOT = Op(
+    "run_rewards", {"completions": ROLLOUTS}, {"out": SCALAR, "parts": PARTS, "weights": PARTS}, place="collect"
+)
 FROZEN = Op("frozen", {"live": PER_TOKEN}, {"out": PER_TOKEN}, place="collect")
 
 FORWARD_OPS = ("logprobs", "entropy", "values")
@@ -45,7 +47,7 @@ _OUTPUTS: Mapping[str, Mapping[str, PortType]] = {
     "losses": {"out": LOSS},
 }
 _SINGULAR = {"rewards": "reward", "advantages": "advantages", "losses": "loss"}
-_PORT_TYPES = {"reward_parts": PARTS, "final_values": SCALAR}
+_PORT_TYPES = {"reward_parts": PARTS, "reward_weights": PARTS, "final_values": SCALAR}
 
 
 def generate_options() -> set[str]:
@@ -78,7 +80,7 @@ def part_op(part: Part) -> Op:
 def total_op(count: int) -> Op:
     """The weighted total of ``count`` rewards; the weights are the node's option."""
     ports = {f"reward_{index}": SCALAR for index in range(count)}
-    return Op("total", ports, {"out": SCALAR, "parts": PARTS}, place="collect")
+    return Op("total", ports, {"out": SCALAR, "parts": PARTS, "weights": PARTS}, place="collect")
 
 
 def arithmetic_op(symbol: str, ports: Mapping[str, PortType], result: PortType) -> Op:

@@ -55,7 +55,11 @@ def total(node: Node, scores: list[Scores]) -> dict[str, Any]:
     result = weighted[0]
     for score in weighted[1:]:
         result = result.combine(score, operator.add)
-    return {"out": result, "parts": dict(zip(labels, weighted, strict=True))}
+    return {
+        "out": result,
+        "parts": dict(zip(labels, scores, strict=True)),
+        "weights": dict(zip(labels, weights, strict=True)),
+    }
 
 
 def estimate(node: Node, inputs: Mapping[str, Any], rollouts: Rollouts) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def run(part: Part, rollouts: Rollouts, rewards: Tensor, valid: Tensor | None = 
     inputs: dict[str, Any] = {
         "rewards": scores,
         "reward_parts": {"first": scores, "second": scores.combine(0.5, lambda a, b: a * b)},
+        "reward_weights": {"first": 1.0, "second": 0.3},
         "values": made_up,
         "final_values": made_up.mean(),
         "logprobs": made_up - 3.0,

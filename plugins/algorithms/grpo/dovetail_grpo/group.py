@@ -21,15 +21,15 @@ class GroupAdvantages:
     GRPO, Shao et al. 2024 (arXiv 2402.03300), section 4.1.2; the standard deviation is the sample's (Bessel). A group
     of one, or without spread, gets 0. ``scale="none"`` is Dr. GRPO (Liu et al. 2025, arXiv 2503.20783);
     ``baseline="leave_one_out"`` with ``scale="none"`` is RLOO (Ahmadian et al. 2024, arXiv 2402.14740);
-    ``combine="normalize_then_sum"`` is GDPO (Liu et al. 2026) without its weights: each reward is normalised in its
-    group, then their sum over the batch.
+    ``combine="normalize_then_sum"`` is GDPO (Liu et al. 2026): each reward is normalised in its group, then their
+    weighted sum over the batch.
 
     Args:
         scale: What the difference is divided by: the spread of the ``group``, of the ``batch`` of differences, or
             ``none``.
         baseline: What is subtracted: the group's ``mean``, the mean of the others (``leave_one_out``), or ``none``.
         combine: ``sum_then_normalize`` compares the weighted total; ``normalize_then_sum`` each reward by itself, so
-            that none drowns another; the size of a reward's weight then changes nothing, only its sign.
+            that a reward counts by its weight and not by its spread.
         eps: Added to the standard deviation. Elsewhere 1e-6 (verl) or 1e-9 (OpenRLHF).
     """
 
@@ -47,14 +47,20 @@ class GroupAdvantages:
         return () if self.scale == "none" else ("normalises",)
 
     def ignores(self) -> tuple[str, ...]:
-        return ("reward_parts",) if self.combine == "sum_then_normalize" else ()
+        return ("reward_parts", "reward_weights") if self.combine == "sum_then_normalize" else ()
 
     @hookimpl
-    def estimate(self, rewards: Tensor, groups: Tensor, reward_parts: Mapping[str, Tensor]) -> Tensor:
+    def estimate(
+        self,
+        rewards: Tensor,
+        groups: Tensor,
+        reward_parts: Mapping[str, Tensor] | None,
+        reward_weights: Mapping[str, float] | None,
+    ) -> Tensor:
         """``[B]`` advantages from ``[B]`` rewards and group numbers."""
-        if self.combine == "sum_then_normalize":
+        if reward_parts is None or reward_weights is None:
             return self._compare(rewards, groups)
-        total = sum(self._compare(part, groups) for part in reward_parts.values())
+        total = sum(reward_weights[name] * self._compare(part, groups) for name, part in reward_parts.items())
         return whitened(total, self.eps)  # type: ignore[arg-type]
 
     def _compare(self, rewards: Tensor, groups: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def test_group_advantages_are_their_definition(rows, scale, baseline):
     """Against loops over groups, float64."""
     rewards, groups = [r for r, _ in rows], [g for _, g in rows]
     part = GroupAdvantages(scale=scale, baseline=baseline)
-    found = part.estimate(torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups), {})
+    found = part.estimate(torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups), None, None)
     assert found.tolist() == pytest.approx(reference_group(rewards, groups, scale, baseline, 1e-4), abs=1e-9)
 
 
@@ -96,22 +96,24 @@ def test_batch_scale_is_its_definition(rows, baseline):
     """One spread for the whole batch, float64."""
     rewards, groups = [r for r, _ in rows], [g for _, g in rows]
     part = GroupAdvantages(scale="batch", baseline=baseline)
-    found = part.estimate(torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups), {})
+    found = part.estimate(torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups), None, None)
     assert found.tolist() == pytest.approx(reference_batch(rewards, groups, baseline, 1e-4), abs=1e-9)
 
 
 @settings(deadline=None)
 @given(numbers, st.integers(0, 99))
 def test_gdpo_is_its_definition(rows, seed):
-    """Each reward is normalised in its group, then their sum over the batch; float64."""
+    """Each reward is normalised in its group, then their weighted sum over the batch; float64."""
     groups = [g for _, g in rows]
     second = torch.rand(len(rows), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     parts = {"first": torch.tensor([r for r, _ in rows], dtype=torch.float64), "second": second}
     scores = [reference_group(part.tolist(), groups, "group", "mean", 1e-4) for part in parts.values()]
-    sums = [sum(pair) for pair in zip(*scores, strict=True)]
+    weights = {"first": 1.0, "second": 0.3}
+    sums = [sum(w * z for w, z in zip(weights.values(), pair, strict=True)) for pair in zip(*scores, strict=True)]
     spread = statistics.stdev(sums) if len(sums) > 1 else 0.0
     expected = [(value - statistics.fmean(sums)) / (spread + 1e-4) if spread else 0.0 for value in sums]
-    found = GroupAdvantages(combine="normalize_then_sum").estimate(sum(parts.values()), torch.tensor(groups), parts)
+    part = GroupAdvantages(combine="normalize_then_sum")
+    found = part.estimate(sum(parts.values()), torch.tensor(groups), parts, weights)
     assert found.tolist() == pytest.approx(expected, abs=1e-7)
 
 
@@ -122,30 +124,38 @@ def test_group_advantages_know_no_shift_and_no_scale(rows, shift, factor):
     rewards = torch.tensor([r for r, _ in rows], dtype=torch.float64)
     groups = torch.tensor([g for _, g in rows])
     part = GroupAdvantages(eps=0.0)
-    base = part.estimate(rewards, groups, {})
-    torch.testing.assert_close(part.estimate(rewards + shift, groups, {}), base, atol=1e-7, rtol=1e-7)
-    torch.testing.assert_close(part.estimate(rewards * factor, groups, {}), base, atol=1e-7, rtol=1e-7)
+    base = part.estimate(rewards, groups, None, None)
+    torch.testing.assert_close(part.estimate(rewards + shift, groups, None, None), base, atol=1e-7, rtol=1e-7)
+    torch.testing.assert_close(part.estimate(rewards * factor, groups, None, None), base, atol=1e-7, rtol=1e-7)
 
 
 def test_gdpo_normalises_each_reward_by_itself():
     """A reward a hundred times larger does not drown the other."""
     groups = torch.tensor([0, 0, 1, 1])
     parts = {"large": torch.tensor([0.0, 100.0, 0.0, 0.0]), "small": torch.tensor([0.0, 0.0, 1.0, 0.0])}
-    found = GroupAdvantages(combine="normalize_then_sum").estimate(sum(parts.values()), groups, parts)
+    found = GroupAdvantages(combine="normalize_then_sum").estimate(
+        sum(parts.values()), groups, parts, {"large": 1.0, "small": 1.0}
+    )
     assert found[1].item() == pytest.approx(found[2].item(), rel=1e-3)
 
 
-def test_gdpo_knows_the_sign_of_a_weight_and_not_its_size():
-    """Rewards come weighted, and a z-score forgets a scale: with eps=0, exactly."""
-    groups, first = torch.zeros(4, dtype=torch.int64), torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64)
-    second = torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64)
+def test_gdpo_counts_a_reward_by_its_weight():
+    """With eps=0 the size of a reward changes nothing, and its weight scales its share of the sum."""
+    groups = torch.tensor([0, 0, 0, 1, 1, 1])
+    first = torch.tensor([0.0, 1.0, 3.0, 2.0, 2.0, 5.0], dtype=torch.float64)
+    second = torch.tensor([4.0, 1.0, 1.0, 0.0, 6.0, 1.0], dtype=torch.float64)
+    part = GroupAdvantages(combine="normalize_then_sum", eps=0.0)
 
-    def credit(weight):
-        part = GroupAdvantages(combine="normalize_then_sum", eps=0.0)
-        return part.estimate(first + weight * second, groups, {"first": first, "second": weight * second})
+    def credit(size, weight):
+        return part.estimate(first, groups, {"a": first, "b": size * second}, {"a": 1.0, "b": weight})
 
-    torch.testing.assert_close(credit(0.01), credit(100.0))
-    assert not torch.allclose(credit(-1.0), credit(1.0))
+    def z(rewards):
+        return torch.cat([(g - g.mean()) / g.std() for g in rewards.split(3)])
+
+    torch.testing.assert_close(credit(1.0, 0.5), credit(100.0, 0.5))
+    total = z(first) + 0.5 * z(second)
+    torch.testing.assert_close(credit(1.0, 0.5), (total - total.mean()) / total.std())
+    assert not torch.allclose(credit(1.0, 0.5), credit(1.0, 2.0))
 
 
 def reference_term(row, o):

@@ -19,6 +19,7 @@ def test_a_plugin_passes_alone(folder):
     """Every other dovetail distribution is hidden."""
     environment = {**os.environ, "DOVETAIL_ALONE": f"dovetail-{folder.name}", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(ROOT / "tests/tools")
+    environment.pop("COVERAGE_PROCESS_CONFIG", None)  # measured elsewhere, and tracing a training run is slow
     command = [
         sys.executable,
         "-m",

@@ -19,14 +19,19 @@ def checks(
     part: Part, *, bounds: tuple[float, float] | None = None, rollouts: Rollouts | None = None
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """Claims and functions; ``rollouts`` replaces the random ones, for rewards that need certain columns."""
-    sample = rollouts if rollouts is not None else tiny_rollouts()
-    yield "it scores every sequence", lambda: _scores_all(part, sample)
-    yield "the same input gives the same score", lambda: _is_deterministic(part, sample)
-    yield "it leaves its input as it is", lambda: _leaves_input(part, sample)
+    pristine = rollouts if rollouts is not None else tiny_rollouts()
+
+    def sample() -> Rollouts:
+        """A copy for each check, because a broken reward may change what it is given."""
+        return pristine.select(range(len(pristine)))
+
+    yield "it scores every sequence", lambda: _scores_all(part, sample())
+    yield "the same input gives the same score", lambda: _is_deterministic(part, sample())
+    yield "it leaves its input as it is", lambda: _leaves_input(part, sample())
     if not _CONTEXT & set(part.asks_for("score")):
-        yield "a score does not depend on the rows beside it", lambda: _is_row_wise(part, sample)
+        yield "a score does not depend on the rows beside it", lambda: _is_row_wise(part, sample())
     if bounds is not None:
-        yield f"scores lie in [{bounds[0]:g}, {bounds[1]:g}]", lambda: _is_bounded(part, sample, bounds)
+        yield f"scores lie in [{bounds[0]:g}, {bounds[1]:g}]", lambda: _is_bounded(part, sample(), bounds)
 
 
 def score(part: Part, rollouts: Rollouts) -> Scores:

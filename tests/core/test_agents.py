@@ -114,7 +114,7 @@ def test_jsonl_rows_are_checked_with_their_line(tmp_path):
     path.write_text(
         '{"prompt": "a", "completion": "b"}\n\n{"prompt": "a"\n{"prompt": "a"}\n[1]\n{"prompt": 1, "completion": "b"}\n'
     )
-    with pytest.raises(DataError, match="line 3 is no JSON") as error:
+    with pytest.raises(DataError, match="line 3 cannot be read") as error:
         read_rows(DataSettings(str(path)))
     assert f"{path}:3" in str(error.value)
     assert len(read_rows(DataSettings(str(path), on_broken="skip"))) == 1

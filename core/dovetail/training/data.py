@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dovetail.errors import DataError
+from dovetail.jsonl import read_jsonl
 from dovetail.messages import Message, Task
 from dovetail.ragged import Ragged
 from dovetail.rollouts import Origin, Rollouts, Tasks
@@ -25,39 +25,20 @@ def read_rows(settings: DataSettings) -> Sequence[Mapping[str, Any]]:
         DataError: It is missing or empty, a line is broken (with its number), or a column is missing.
     """
     path = Path(settings.path)
-    rows: Any = list(_jsonl(path, settings)) if path.suffix in (".jsonl", ".json") else _dataset(settings)
+    rows: Any = (
+        list(read_jsonl(path, _checked, settings.on_broken))
+        if path.suffix in (".jsonl", ".json")
+        else _dataset(settings)
+    )
     if not len(rows):
         raise DataError(f"{settings.path} has no rows", hint="a run needs at least one")
-    check_columns(rows[0], f"{settings.path}, row 1")
+    check_columns(rows[0])
     return rows  # type: ignore[no-any-return]
 
 
-def _jsonl(path: Path, settings: DataSettings) -> Iterator[Mapping[str, Any]]:
-    try:
-        file = path.open(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", hint="look at data.path") from error
-    skipped = 0
-    with file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                check_columns(row, f"{path}:{number}")
-            except (ValueError, DataError) as error:
-                if settings.on_broken == "stop":
-                    what = error.what if isinstance(error, DataError) else f"line {number} is no JSON: {error}"
-                    raise DataError(
-                        what, where=[f"{path}:{number}"], hint="mend the line, or set on_broken: skip"
-                    ) from error
-                skipped += 1
-                continue
-            yield row
-    if skipped:
-        import structlog
-
-        structlog.get_logger().warning("broken lines were skipped", path=str(path), lines=skipped)
+def _checked(row: Any) -> Mapping[str, Any]:
+    check_columns(row)
+    return row  # type: ignore[no-any-return]
 
 
 def _dataset(settings: DataSettings) -> Any:
@@ -77,22 +58,22 @@ def _dataset(settings: DataSettings) -> Any:
         ) from error
 
 
-def check_columns(row: Any, place: str) -> None:
+def check_columns(row: Any) -> None:
     """A row needs its columns, with text in them.
 
     Raises:
         DataError: It has not.
     """
     if not isinstance(row, Mapping):
-        raise DataError(f"a row must be an object, got {type(row).__name__}", where=[place])
+        raise DataError(f"a row must be an object, got {type(row).__name__}")
     if isinstance(row.get("messages"), Sequence) and row["messages"]:
         return
     for name in ("prompt", "completion"):
         if name not in row:
             known = ", ".join(sorted(row)) or "none"
-            raise DataError(f"a row has no column {name!r} (it has: {known})", where=[place], hint=f"give {_COLUMNS}")
+            raise DataError(f"a row has no column {name!r} (it has: {known})", hint=f"give {_COLUMNS}")
         if not isinstance(row[name], str):
-            raise DataError(f"the column {name!r} is {type(row[name]).__name__}, not text", where=[place])
+            raise DataError(f"the column {name!r} is {type(row[name]).__name__}, not text")
 
 
 def encode_rows(rows: Sequence[Mapping[str, Any]], agent: Any) -> Rollouts:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import structlog
 
 from dovetail import DataError, Message, Task
+from dovetail.jsonl import read_jsonl
 from dovetail_math.generators import generate
 
 if TYPE_CHECKING:
     from dovetail_math import Math
-
-log = structlog.get_logger()
 
 
 @attrs.frozen
@@ -49,7 +45,7 @@ def problems(options: Math) -> Sequence[Problem]:
                 level, options.digits, options.size // len(options.levels), options.seed, options.notation == "reversed"
             )
         ]
-    found = list(_read(Path(options.path), options.on_broken))
+    found = list(read_jsonl(options.path, _problem, options.on_broken))
     if not found:
         raise DataError(f"{options.path} has no problems", hint='lines like {"question": "…", "answer": "… #### 72"}')
     return found
@@ -59,27 +55,6 @@ def split_of(question: str, held_out: float) -> str:
     """``train`` or ``test``, by a hash of the text that is the same in every process."""
     number = int.from_bytes(hashlib.blake2b(question.encode(), digest_size=8).digest(), "big")
     return "test" if number < held_out * 2**64 else "train"
-
-
-def _read(path: Path, on_broken: str) -> Iterator[Problem]:
-    try:
-        file = path.open(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", hint="look at the option path") from error
-    skipped = 0
-    with file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield _problem(json.loads(line))
-            except (ValueError, TypeError, KeyError) as error:
-                if on_broken == "stop":
-                    what = f"line {number} is no problem: {error}"
-                    raise DataError(what, where=[f"{path}:{number}"], hint="mend it, or set on_broken: skip") from error
-                skipped += 1
-    if skipped:
-        log.warning("broken lines were skipped", path=str(path), lines=skipped)
 
 
 def _problem(row: Any) -> Problem:

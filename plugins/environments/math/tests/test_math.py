@@ -130,7 +130,7 @@ def test_broken_and_empty_files_are_told(tmp_path):
     path = tmp_path / "problems.jsonl"
     good = json.dumps({"question": "1+1?", "answer": "two #### 2"})
     path.write_text(f'{good}\n{{"question": 3\n[1]\n{{"question": "x"}}\n{{"prompt": "2+2?", "answer": ""}}\n')
-    with pytest.raises(DataError, match="line 2 is no problem") as error:
+    with pytest.raises(DataError, match="line 2 cannot be read") as error:
         environments.math(path=str(path)).call("tasks", {"split": "train"})
     assert f"{path}:2" in str(error.value)
     kept = environments.math(path=str(path), on_broken="skip", held_out=0.0).call("tasks", {"split": "train"})

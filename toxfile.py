@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tox.config.loader.memory import MemoryLoader
 from tox.config.sets import ConfigSet
+from tox.config.types import Command
 from tox.plugin import impl
 from tox.session.state import State
 
@@ -24,8 +25,14 @@ def tox_add_core_config(core_conf: ConfigSet, state: State) -> None:
         loader = MemoryLoader(
             description=f"{folder.name} with nothing but the core",
             skip_install=True,
-            deps=["-clocal.txt", "./core[test]", f"./{folder.relative_to(ROOT)}", "pytest-timeout"],
-            commands_pre=[],
-            commands=f"pytest {folder.relative_to(ROOT)}{{/}}tests",
+            deps=[
+                "-clocal.txt",
+                "-cconstraints.txt",
+                f"dovetail-{folder.name}",
+                "hypothesis",
+                "pytest",
+                "pytest-timeout",
+            ],
+            commands=[Command(["pytest", str(folder / "tests")])],
         )
         state.conf.memory_seed_loaders[name].append(loader)

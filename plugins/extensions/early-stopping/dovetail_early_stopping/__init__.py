@@ -24,7 +24,7 @@ class EarlyStopping:
         metric: Its name, such as ``eval/reward``.
         at_least: Stop when it reaches this from below.
         at_most: Stop when it reaches this from above.
-        patience: Stop after this many reports without improvement; 0 waits for ever.
+        patience: Stop after this many reports without improvement; 0 waits for ever. Usual: 3 to 10.
         mode: Whether ``max`` or ``min`` is better, for patience.
     """
 
@@ -35,7 +35,8 @@ class EarlyStopping:
     mode: Literal["max", "min"] = attrs.field(default="max", validator=in_(["max", "min"]))
     _best: float | None = attrs.field(default=None, init=False)
     _waited: int = attrs.field(default=0, init=False)
-    _seen: set[str] = attrs.field(factory=set, init=False)
+    _found: bool = attrs.field(default=False, init=False)
+    _others: set[str] = attrs.field(factory=set, init=False)
 
     def __attrs_post_init__(self) -> None:
         if self.at_least is None and self.at_most is None and not self.patience:
@@ -44,9 +45,12 @@ class EarlyStopping:
     @hookimpl
     def on_step_end(self, run: Any, step: int, metrics: Mapping[str, float]) -> None:
         """Look at the metric and stop the run if it is time."""
-        self._seen.update(metrics)
-        value = metrics.get(self.metric)
-        if value is None or math.isnan(value):
+        if self.metric not in metrics:
+            self._others.update(metrics)
+            return
+        self._found = True
+        value = metrics[self.metric]
+        if math.isnan(value):
             return
         if self.at_least is not None and value >= self.at_least:
             run.stop(f"{self.metric} is {value:.4g}, at least {self.at_least:g}")
@@ -64,12 +68,12 @@ class EarlyStopping:
     @hookimpl
     def on_run_end(self, run: Any, outcome: str) -> None:
         """Say so if the metric never came."""
-        if self._seen and self.metric not in self._seen:
-            near = difflib.get_close_matches(self.metric, self._seen, n=3)
-            log.warning("early stopping never saw its metric", metric=self.metric, near=near or sorted(self._seen)[:8])
+        if self._others and not self._found:
+            near = difflib.get_close_matches(self.metric, self._others) or sorted(self._others)[:8]
+            log.warning("early stopping never saw its metric", metric=self.metric, near=near)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "waited": self._waited}
+        return {"best": self._best, "waited": self._waited, "found": self._found}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._best, self._waited = state["best"], state["waited"]
+        self._best, self._waited, self._found = state["best"], state["waited"], state["found"]

@@ -2,6 +2,8 @@
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dovetail import extensions
 from dovetail.errors import OptionError
@@ -63,7 +65,58 @@ def test_a_metric_that_never_comes_is_told(tmp_path):
     assert logs[0]["near"] == ["eval/reward"]
 
 
-def test_it_needs_something_to_wait_for():
-    """A bound or patience."""
-    with pytest.raises(OptionError, match="give at_least, at_most or patience"):
-        extensions["early-stopping"](metric="m")
+def test_a_metric_that_came_before_a_resume_is_not_missed(tmp_path):
+    """Evaluations are rare: the rest of a run may end without one."""
+    first, second = (EarlyStopping(metric="eval/reward", at_least=1) for _ in range(2))
+    run = Run(tmp_path, "x")
+    first.on_step_end(run, 1, {"eval/reward": 0.1})
+    second.load_state_dict(first.state_dict())
+    second.on_step_end(run, 2, {"loss": 1.0})
+    with structlog.testing.capture_logs() as logs:
+        second.on_run_end(run, "done")
+    assert logs == []
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=20), st.integers(1, 5))
+def test_less_is_better_is_the_mirror_of_more_is_better(values, patience):
+    """Patience ends at the same report, and only if the last ones did not beat the best before them."""
+    stops = [first_stop(numbers, patience, mode) for numbers, mode in ((values, "max"), ([-v for v in values], "min"))]
+    assert stops[0] == stops[1]
+    for report in range(patience, len(values)):
+        if max(values[report - patience + 1 : report + 1]) <= max(values[: report - patience + 1]):
+            assert stops[0] == report
+            break
+    else:
+        assert stops[0] is None
+
+
+class Stops:
+    """The part of a run that the extension calls, without a folder."""
+
+    reason = None
+
+    def stop(self, reason):
+        self.reason = reason
+
+
+def first_stop(values, patience, mode):
+    run, watcher = Stops(), EarlyStopping(metric="m", patience=patience, mode=mode)
+    for report, value in enumerate(values):
+        watcher.on_step_end(run, report, {"m": value})
+        if run.reason:
+            return report
+    return None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "give at_least, at_most or patience"),
+        ({"patience": -1}, "patience"),
+        ({"patience": 1, "mode": "best"}, "mode"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, message):
+    """It needs a bound or patience to wait for."""
+    with pytest.raises(OptionError, match=message):
+        extensions["early-stopping"](metric="m", **options)

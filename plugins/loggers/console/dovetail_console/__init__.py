@@ -20,7 +20,7 @@ class Console:
 
     Args:
         metrics: Which, in order; those that a run does not have are left out.
-        every: Steps between plain lines; the bar follows every step.
+        every: Steps between plain lines, evaluations and the last step apart; the bar follows every step.
     """
 
     metrics: tuple[str, ...] = attrs.field(
@@ -52,9 +52,13 @@ class Console:
         text = self._text({**self._last_evaluation, **metrics})
         if self._bar is not None:
             self._bar.update(self._task, completed=step, numbers=text)
-        elif step % self.every == 0 or any(name.startswith("eval/") for name in metrics):
+        elif self._is_due(step, metrics):
             total = f"/{self._run.steps}" if self._run else ""
             print(f"step {step}{total}  {text}", file=self._console.file if self._console else sys.stderr, flush=True)
+
+    def _is_due(self, step: int, metrics: Mapping[str, float]) -> bool:
+        is_last = self._run is not None and step == self._run.steps
+        return step % self.every == 0 or is_last or any(name.startswith("eval/") for name in metrics)
 
     def _text(self, metrics: Mapping[str, float]) -> str:
         shown = [name for name in self.metrics if name in metrics and metrics[name] == metrics[name]]
@@ -74,8 +78,17 @@ def _number(value: float) -> str:
 
 def _bar(console: Any) -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     return Progress(
-        TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[numbers]}"), console=console,
-    )  # fmt: skip
+        TextColumn("{task.description}", style="bold", markup=False),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        # The numbers wrap in the room that is left; otherwise a narrow terminal shows them and drops the bar.
+        TextColumn("{task.fields[numbers]}", markup=False, table_column=Column(ratio=1)),
+        console=console,
+        expand=True,
+        speed_estimate_period=3600,  # a step may well take longer than rich's 30 s, and would leave no estimate
+        redirect_stdout=sys.stdout.isatty(),  # what goes to a file must not turn up on standard error
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs.validators import ge
 
-from dovetail import hookimpl
+from dovetail import UserError, hookimpl
 
 if TYPE_CHECKING:
     from dovetail import Rollouts
@@ -31,11 +32,21 @@ class TensorBoard:
 
     @hookimpl
     def on_run_start(self, run: Any) -> None:
-        """Open the event file; steps that a resumed run does again are purged."""
+        """Open the event file; steps that a resumed run does again are purged.
+
+        Raises:
+            UserError: It cannot be written.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        purge = run.step + 1 if run.step else None
-        self._writer = SummaryWriter(str(Path(run.directory) / self.path), purge_step=purge)
+        folder = Path(run.directory) / self.path
+        self._step = run.step
+        # A run that starts over also repeats the evaluation before its first step.
+        purge = run.step + 1 if run.step else 0
+        try:
+            self._writer = SummaryWriter(str(folder), purge_step=purge)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written: {error.strerror}", hint="choose another path") from error
 
     @hookimpl
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -48,13 +59,14 @@ class TensorBoard:
     def log_rollouts(self, step: int, rollouts: Rollouts) -> None:
         """The first samples of the batch as text."""
         for row in range(min(self.rollouts, len(rollouts))):
-            prompt = "".join(message.content for message in rollouts.tasks[row].messages)
-            self._writer.add_text(f"rollouts/{row}", f"**{prompt}**\n\n{rollouts.texts[row]}", step)
+            prompt = "\n".join(message.content for message in rollouts.tasks[row].messages)
+            text = f"**prompt**\n\n{_verbatim(prompt)}\n\n**completion**\n\n{_verbatim(rollouts.texts[row])}"
+            self._writer.add_text(f"rollouts/{row}", text, step)
 
     @hookimpl
     def log_artifact(self, path: Path, name: str) -> None:
         """Pictures; other files are named as text."""
-        if path.suffix == ".png":
+        if path.suffix.lower() == ".png":
             self._writer.add_image(name, _pixels(path), self._step, dataformats="HWC")
         else:
             self._writer.add_text(f"artifacts/{name}", str(path), self._step)
@@ -65,6 +77,11 @@ class TensorBoard:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _verbatim(text: str) -> str:
+    """A Markdown code block by indentation, because no text can close it; tags and line ends stay visible."""
+    return textwrap.indent(text, "    ", lambda line: True)
 
 
 def _pixels(path: Path) -> Any:

@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Length:
-    """Score in [-1, 0] by the number of tokens.
+    """Score in [-1, 0] by the number of tokens from the policy's first on, those of tools included.
 
     With ``target``: ``-|length - target| / target``, floored at -1. With ``limit``: 0 up to ``limit - buffer``, then
     falling in a straight line to -1 at ``limit`` (soft overlong punishment, DAPO, arXiv 2503.14476, equation 13).
 
     Args:
-        target: Length in tokens that scores 0; 64 if neither is given.
-        limit: Length in tokens from which on the score is -1.
-        buffer: Tokens before the limit over which the score falls; null takes a quarter of the limit.
+        target: Length in tokens that scores 0; 64 if neither is given. Usual: the length of a good answer.
+        limit: Length in tokens from which on the score is -1. Usual: the ``max_tokens`` of the sampling.
+        buffer: Tokens before the limit over which the score falls; null takes a quarter of the limit. Usual: a tenth
+            to a quarter of it (the paper: 4096 of 20480).
     """
 
     target: int | None = attrs.field(default=None, validator=optional(gt(0)))

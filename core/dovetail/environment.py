@@ -45,13 +45,15 @@ class SyncEnvironment:
         """Give back what the episode holds; nothing by default."""
 
     async def reset(self, *, seed: int, task: Task | None = None) -> StepResult:
-        self._ended = False
-        return await asyncio.to_thread(self.on_reset, seed, task)
+        self._ended = True
+        return self._told(await asyncio.to_thread(self.on_reset, seed, task))
 
     async def step(self, action: Message) -> StepResult:
         if self._ended:
             raise RuntimeError("step was called after the end of the episode, or before reset")
-        result = await asyncio.to_thread(self.on_step, action)
+        return self._told(await asyncio.to_thread(self.on_step, action))
+
+    def _told(self, result: StepResult) -> StepResult:
         self._ended = result.terminated or result.truncated
         return result
 

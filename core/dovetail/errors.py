@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -84,6 +83,8 @@ class TooManyInvalid(DovetailError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``did you mean 'x'?`` for a near miss, otherwise the list of what is known."""
+    import difflib
+
     names = sorted(set(known))
     close = difflib.get_close_matches(word, names, n=1)
     if close:

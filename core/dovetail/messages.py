@@ -69,6 +69,8 @@ class Message:
 
 
 def _as_tuple(messages: Iterable[Message]) -> tuple[Message, ...]:
+    if isinstance(messages, str):
+        raise TypeError(f"messages were expected, got the text {messages[:40]!r}; Task.of makes a task of a text")
     return tuple(messages)
 
 
@@ -95,6 +97,9 @@ class StepResult:
     """What an environment answers to a turn.
 
     ``terminated`` says that the task itself came to its end, ``truncated`` that a limit cut it; never both.
+
+    Raises:
+        ValueError: Both are True.
     """
 
     messages: tuple[Message, ...] = attrs.field(default=(), converter=_as_tuple)
@@ -105,3 +110,7 @@ class StepResult:
     stop_reason: StopReason | None = None
     info: Mapping[str, Any] = attrs.field(factory=dict)
     next_agent: str = "agent"
+
+    def __attrs_post_init__(self) -> None:
+        if self.terminated and self.truncated:
+            raise ValueError("an episode is either terminated or truncated, not both")

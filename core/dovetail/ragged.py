@@ -27,6 +27,8 @@ class Ragged:
     values: Tensor
     offsets: Tensor
 
+    __array_ufunc__ = None  # a NumPy number on the left leaves the arithmetic to us instead of taking rows apart
+
     def __attrs_post_init__(self) -> None:
         offsets = self.offsets
         if offsets.dtype != torch.int64 or offsets.ndim != 1 or len(offsets) == 0:
@@ -49,8 +51,14 @@ class Ragged:
     def from_rows(
         cls, rows: Iterable[Sequence[Any] | Tensor], dtype: torch.dtype | None = None, device: Any = None
     ) -> Ragged:
-        """Concatenate rows (tensors or sequences of numbers)."""
+        """Concatenate rows (tensors or sequences of numbers).
+
+        Raises:
+            DataError: A row is a single number.
+        """
         tensors = [torch.as_tensor(row, dtype=dtype, device=device) for row in rows]
+        if any(row.ndim == 0 for row in tensors):
+            raise DataError("each row must be a sequence of numbers, got a single number")
         lengths = torch.tensor([len(row) for row in tensors], dtype=torch.int64, device=device)
         filled = [row for row in tensors if len(row)]
         fallback = tensors[0] if tensors else torch.empty(0, dtype=dtype, device=device)
@@ -124,11 +132,8 @@ class Ragged:
         return Ragged._trusted(values, self.offsets.to(values.device))
 
     def select(self, rows: Tensor | Sequence[int]) -> Ragged:
-        """Take rows by index (int) or by mask (bool), in the order given."""
-        rows = torch.as_tensor(rows, device=self.offsets.device)
-        if rows.dtype == torch.bool:
-            rows = rows.nonzero().squeeze(1)
-        rows = rows.long()
+        """Take rows by index (int) or by mask (bool), in the order given; errors as for :func:`row_index`."""
+        rows = row_index(rows, len(self), self.offsets.device)
         offsets = lengths_to_offsets(self.lengths[rows])
         if not len(rows):
             return Ragged._trusted(self.values[:0], offsets)
@@ -137,6 +142,9 @@ class Ragged:
 
     def where(self, mask: Tensor) -> Ragged:
         """Keep the values where ``mask`` ``[N]`` is True; rows stay, and may become empty."""
+        if mask.shape != self.values.shape[:1]:
+            raise DataError(f"a mask of shape {list(mask.shape)} does not fit {len(self.values)} tokens")
+        mask = mask.bool()
         kept = torch.zeros(len(self), dtype=torch.int64, device=self.offsets.device)
         kept.index_add_(0, self.row_ids, mask.long())
         return Ragged._trusted(self.values[mask], lengths_to_offsets(kept))
@@ -147,14 +155,14 @@ class Ragged:
         return self.select(torch.repeat_interleave(rows, times))
 
     def sum(self) -> Tensor:
-        """Segment sum, ``[B, ...]``; empty rows give 0."""
-        out = self.values.new_zeros((len(self), *self.values.shape[1:]))
-        return out.index_add(0, self.row_ids, self.values)
+        """Segment sum, ``[B, ...]``; empty rows give 0. Integers and bools are summed as int64, as torch does."""
+        values = self.values if self.values.is_floating_point() else self.values.long()
+        return values.new_zeros((len(self), *values.shape[1:])).index_add(0, self.row_ids, values)
 
     def mean(self) -> Tensor:
         """Segment mean, ``[B, ...]``; empty rows give 0."""
-        count = self.lengths.clamp(min=1).to(self.values.dtype)
-        return self.sum() / count.reshape(-1, *[1] * (self.values.ndim - 1))
+        total = self.sum()
+        return total / _trailing(self.lengths.clamp(min=1).to(total.dtype), total)
 
     def max(self, empty: float = 0.0) -> Tensor:
         """Segment maximum, ``[B]``; empty rows give ``empty``."""
@@ -162,14 +170,21 @@ class Ragged:
         return out.scatter_reduce(0, self.row_ids, self.values, "amax", include_self=False)
 
     def spread(self, per_row: Tensor) -> Ragged:
-        """Broadcast ``per_row`` ``[B]`` to every token of its row: the one broadcast rule of the graph."""
+        """Broadcast ``per_row`` ``[B, ...]`` to every token of its row: the one broadcast rule of the graph."""
         if len(per_row) != len(self):
             raise DataError(f"a value per sequence was expected: {len(self)} rows, {len(per_row)} values")
         return Ragged._trusted(per_row[self.row_ids], self.offsets)
 
     def to_padded(self, fill: float = 0, length: int | None = None) -> Tensor:
-        """``[B, T, ...]`` padded on the right with ``fill``; ``T`` is ``length`` or the longest row."""
-        width = length if length is not None else int(self.lengths.max()) if len(self) else 0
+        """``[B, T, ...]`` padded on the right with ``fill``; ``T`` is ``length`` or the longest row.
+
+        Raises:
+            DataError: A row is longer than ``length``.
+        """
+        longest = int(self.lengths.max()) if len(self) else 0
+        width = longest if length is None else length
+        if width < longest:
+            raise DataError(f"a row of {longest} tokens does not fit a padded length of {width}")
         padded = self.values.new_full((len(self), width, *self.values.shape[1:]), fill)
         padded[self.row_ids, self.positions] = self.values
         return padded
@@ -179,9 +194,11 @@ class Ragged:
             if len(other.values) != len(self.values) or not torch.equal(other.offsets, self.offsets):
                 raise DataError("two Ragged with different rows cannot be combined")
             other = other.values
-        elif isinstance(other, Tensor) and other.ndim == 1:
+        elif isinstance(other, Tensor) and other.ndim:
             other = self.spread(other).values
-        return Ragged._trusted(operation(self.values, other), self.offsets)
+        if isinstance(other, Tensor) and 0 < other.ndim < self.values.ndim:
+            other = _trailing(other, self.values)
+        return self.with_values(operation(self.values, other))
 
     def __add__(self, other: Any) -> Ragged:
         return self._combine(other, torch.add)
@@ -218,6 +235,27 @@ class Ragged:
         shown = ", ".join(map(str, lengths[:6])) + (", …" if len(lengths) > 6 else "")
         kind = f"{str(self.values.dtype).removeprefix('torch.')} on {self.values.device}"
         return f"Ragged({len(lengths)} rows, {len(self.values)} tokens, lengths [{shown}], {kind})"
+
+
+def row_index(rows: Tensor | Sequence[int], count: int, device: Any = None) -> Tensor:
+    """``[R]`` int64 indices of the rows taken out of ``count``, given by index (int) or by mask (bool).
+
+    Raises:
+        DataError: A mask of another length, or numbers that are no integers.
+    """
+    index = torch.as_tensor(rows, device=device)
+    if index.dtype == torch.bool:
+        if index.shape != (count,):
+            raise DataError(f"a mask of shape {list(index.shape)} does not fit {count} rows")
+        return index.nonzero().squeeze(1)
+    if index.is_floating_point() and len(index):
+        raise DataError(f"rows are taken by index or by mask, got {str(index.dtype).removeprefix('torch.')}")
+    return index.long()
+
+
+def _trailing(tensor: Tensor, like: Tensor) -> Tensor:
+    """Append dimensions of size 1, so that ``tensor`` meets ``like`` from the left."""
+    return tensor.reshape(*tensor.shape, *[1] * (like.ndim - tensor.ndim))
 
 
 def lengths_to_offsets(lengths: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dovetail.errors import DataError, did_you_mean
 from dovetail.messages import Message, Task
-from dovetail.ragged import Ragged
+from dovetail.ragged import Ragged, row_index
 from dovetail.sampling import Sampling
 
 
@@ -49,11 +49,19 @@ class Scores:
         values: ``[B]`` float32; NaN where the status is not OK.
         status: ``[B]`` uint8 of :class:`RewardStatus`.
         reasons: Row to reason, for the rows that are not OK.
+
+    Raises:
+        DataError: Not as many values as statuses.
     """
 
     values: Tensor
     status: Tensor
     reasons: Mapping[int, str] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        if self.values.shape != self.status.shape:
+            raise DataError(f"{len(self.values)} scores need as many statuses, got {len(self.status)}")
+        object.__setattr__(self, "values", self.values.masked_fill(~self.valid, float("nan")))
 
     @classmethod
     def ok(cls, values: Tensor) -> Scores:
@@ -71,14 +79,21 @@ class Scores:
         return self.status == RewardStatus.OK
 
     def combine(self, other: Scores | float, operation: Callable[[Any, Any], Any]) -> Scores:
-        """Apply arithmetic; a row is valid only if it is valid on both sides."""
+        """Apply arithmetic; a row is valid only if it is valid on both sides.
+
+        Raises:
+            DataError: The other side has another number of rows.
+        """
         if not isinstance(other, Scores):
             return attrs.evolve(self, values=operation(self.values, other))
+        if len(other) != len(self):
+            raise DataError(f"scores of {len(self)} and of {len(other)} sequences cannot be combined")
         status = torch.where(self.valid, other.status, self.status)
         return Scores(operation(self.values, other.values), status, {**other.reasons, **self.reasons})
 
-    def select(self, rows: Sequence[int]) -> Scores:
-        index = torch.as_tensor(rows, dtype=torch.int64)
+    def select(self, rows: Sequence[int] | Tensor) -> Scores:
+        """Take rows by index or by mask, in the order given."""
+        index = row_index(rows, len(self))
         reasons = {new: self.reasons[old] for new, old in enumerate(index.tolist()) if old in self.reasons}
         return Scores(self.values[index], self.status[index], reasons)
 
@@ -148,6 +163,9 @@ class Rollouts:
         rewards: Scores by reward name.
         steps: Rows of int64, where each turn starts among the SAMPLED tokens; None for a single turn.
         decode: Token ids to text, for ``texts`` and ``messages``.
+
+    Raises:
+        DataError: What is given per row, per token or per sampled token does not fit the rows of ``tokens``.
     """
 
     tokens: Ragged
@@ -170,6 +188,12 @@ class Rollouts:
             raise DataError(
                 f"{rows} sequences need {rows} groups and tasks, got {len(self.groups)} and {len(self.tasks)}"
             )
+        if self.finish_reasons and len(self.finish_reasons) != rows:
+            raise DataError(f"{rows} sequences need {rows} finish reasons, got {len(self.finish_reasons)}")
+        if self.steps is not None and len(self.steps) != rows:
+            raise DataError(f"{rows} sequences need {rows} rows of steps, got {len(self.steps)}")
+        if self.sampled_logprobs is not None and not torch.equal(self.sampled_logprobs.offsets, self.sampled.offsets):
+            raise DataError("every sampled token needs a log-prob: the rows of sampled tokens and log-probs differ")
 
     @classmethod
     def single_turn(
@@ -273,8 +297,8 @@ class Rollouts:
         return attrs.evolve(self, tokens=self.tokens.to(device), origin=self.origin.to(device), sampled_logprobs=moved)
 
     def select(self, rows: Sequence[int] | Tensor) -> Rollouts:
-        """Take rows by index, in the order given."""
-        index = torch.as_tensor(rows, dtype=torch.int64)
+        """Take rows by index or by mask, in the order given."""
+        index = row_index(rows, len(self))
         picked = index.tolist()
         return attrs.evolve(
             self,
@@ -282,8 +306,8 @@ class Rollouts:
             origin=self.origin.select(index),
             groups=self.groups[index],
             tasks=Tasks([self.tasks[row] for row in picked]),
-            sampled_logprobs=self.sampled_logprobs.select(index) if self.sampled_logprobs else None,
+            sampled_logprobs=self.sampled_logprobs.select(index) if self.sampled_logprobs is not None else None,
             finish_reasons=tuple(self.finish_reasons[row] for row in picked) if self.finish_reasons else (),
             rewards={name: scores.select(picked) for name, scores in self.rewards.items()},
-            steps=self.steps.select(index) if self.steps else None,
+            steps=self.steps.select(index) if self.steps is not None else None,
         )

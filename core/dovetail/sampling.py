@@ -24,6 +24,9 @@ class Sampling:
         top_p: Keep the smallest set of tokens whose probability reaches p; 1 keeps all.
         min_p: Drop tokens less likely than min_p times the likeliest; 0 keeps all.
         stop_tokens: Token ids that end a completion, besides the tokenizer's end token.
+
+    Raises:
+        ValueError: A value out of its range, or ``min_tokens`` above ``max_tokens``.
     """
 
     max_tokens: int = attrs.field(default=256, validator=and_(instance_of(int), ge(1)))
@@ -33,6 +36,10 @@ class Sampling:
     top_p: float = attrs.field(default=1.0, validator=and_(gt(0), le(1)))
     min_p: float = attrs.field(default=0.0, validator=and_(ge(0), le(1)))
     stop_tokens: tuple[int, ...] = attrs.field(default=(), converter=_as_tuple)
+
+    def __attrs_post_init__(self) -> None:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"'min_tokens' must be <= 'max_tokens' ({self.max_tokens}): {self.min_tokens}")
 
     @property
     def greedy(self) -> bool:

@@ -12,60 +12,39 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "dovetail.ragged": ("Ragged",),
-    "dovetail.messages": ("Message", "StepResult", "StopReason", "Task", "ToolCall", "ToolSpec"),
-    "dovetail.sampling": ("Sampling",),
-    "dovetail.rollouts": ("Generated", "Invalid", "Origin", "RewardStatus", "Rollouts", "Scores", "Tasks"),
-    "dovetail.results": ("Advantages", "LossTerms"),
-    "dovetail.environment": ("Environment", "SyncEnvironment"),
-    "dovetail.errors": ("DovetailError", "UserError", "PartError", "RecipeError", "ConfigError", "DataError"),
-    "dovetail.parts": ("Part", "hookimpl"),
-    "dovetail.graph.recipe": ("Recipe", "algorithm", "recipe"),
-    "dovetail.graph.build": (
-        "add_loss",
-        "advantages",
-        "entropy",
-        "generate",
-        "logprobs",
-        "loss",
-        "reward",
-        "run_rewards",
-        "set_loss",
-        "values",
-    ),
-    "dovetail.graph.pyop": ("op",),
-    "dovetail.graph.diff": ("diff",),
-    "dovetail.graph.draw": ("draw",),
-    "dovetail.compiler.compile": ("compile",),
-    "dovetail.agents.agent": ("Agent",),
-    "dovetail.training.trainer": ("Trainer",),
-    "dovetail.settings": ("DataSettings", "LoraSettings", "OptimizerSettings", "TinySettings", "TrainSettings"),
+    "ragged": "Ragged",
+    "messages": "Environment Message StepResult StopReason SyncEnvironment Task ToolCall ToolSpec",
+    "sampling": "Sampling",
+    "rollouts": "Generated Invalid Origin RewardStatus Rollouts Scores Tasks",
+    "results": "Advantages LossTerms",
+    "errors": "DovetailError UserError PartError RecipeError ConfigError DataError",
+    "parts": "Part hookimpl",
+    "graph.recipe": "Recipe algorithm recipe",
+    "graph.build": "add_loss advantages entropy generate logprobs loss reward run_rewards set_loss values",
+    "graph.pyop": "op",
+    "graph.diff": "diff",
+    "graph.draw": "draw",
+    "compiler.compile": "compile",
+    "agents.agent": "Agent",
+    "training.trainer": "Trainer",
+    "settings": "DataSettings LoraSettings OptimizerSettings TinySettings TrainSettings",
 }
-_NAMES = {name: home for home, names in _HOMES.items() for name in names}
-_SUFFIXES = {"_advantages": "advantages", "_loss": "loss"}
-_REGISTRIES = {
-    "rewards": "rewards",
-    "environments": "environments",
-    "generators": "generators",
-    "advantage_estimators": "advantages",
-    "losses": "losses",
-    "loggers": "loggers",
-    "extensions": "extensions",
-}
+_NAMES = {name: f"dovetail.{home}" for home, names in _HOMES.items() for name in names.split()}
+_KINDS = ("rewards", "environments", "generators", "losses", "loggers", "extensions", "recipes")
+_REGISTRIES = {kind: kind for kind in _KINDS} | {"advantage_estimators": "advantages"}
 
-__all__ = [*_NAMES, *_REGISTRIES, "__version__", "recipes"]
+__all__ = [*_NAMES, *_REGISTRIES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    part, _, builder = name.rpartition("_")
     if name in _NAMES:
         value = getattr(importlib.import_module(_NAMES[name]), name)
     elif name in _REGISTRIES:
         value = importlib.import_module("dovetail.registry").registry(_REGISTRIES[name])
-    elif name == "recipes":
-        value = importlib.import_module("dovetail.recipes")
-    elif not name.startswith("_") and (suffix := next((s for s in _SUFFIXES if name.endswith(s)), None)):
-        build = getattr(importlib.import_module("dovetail.graph.build"), _SUFFIXES[suffix])
-        value = functools.partial(build, name.removesuffix(suffix).replace("_", "-"))
+    elif builder in ("advantages", "loss") and not name.startswith("_"):  # dt.clipped_loss(…) is dt.loss("clipped", …)
+        build = getattr(importlib.import_module("dovetail.graph.build"), builder)
+        value = functools.partial(build, part.replace("_", "-"))
     else:
         raise AttributeError(f"module 'dovetail' has no attribute {name!r}")
     globals()[name] = value

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.metadata
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,34 +25,19 @@ class Entry:
     version: str
 
     def load(self) -> Any:
-        """Import the part.
-
-        Raises:
-            PartImportError: With the cause, and the step that mends it.
-        """
-        module, _, attribute = self.target.partition(":")
+        """Import the part. Whatever its module raises becomes a PartImportError with the step that mends it."""
         try:
-            found: Any = importlib.import_module(module)
-            for step in attribute.split(".") if attribute else ():
-                found = getattr(found, step)
+            return importlib.metadata.EntryPoint(self.name, self.target, GROUP_PREFIX + self.kind).load()
         except Exception as error:  # whatever a plugin raises on import, the user needs to know whose it is
-            raise self._import_error(error) from error
-        return found
-
-    def _import_error(self, error: Exception) -> PartImportError:
-        mismatch = core_mismatch(self.distribution)
-        missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
-        if mismatch:
-            hint = mismatch
-        elif missing:
-            hint = f"pip install {missing.partition('.')[0]}, or reinstall {self.distribution}"
-        else:
-            hint = f"reinstall or remove {self.distribution}; `dovetail plugins --check` tests them all"
-        return PartImportError(
-            f"{self.kind} part {self.name!r} cannot be imported: {type(error).__name__}: {error}",
-            where=[f"{self.distribution} {self.version} ({self.target})"],
-            hint=hint,
-        )
+            if isinstance(error, ModuleNotFoundError) and error.name:
+                step = f"pip install {error.name.partition('.')[0]}, or reinstall {self.distribution}"
+            else:
+                step = f"reinstall or remove {self.distribution}; `dovetail plugins --check` tests them all"
+            raise PartImportError(
+                f"{self.kind} part {self.name!r} cannot be imported: {type(error).__name__}: {error}",
+                where=[f"{self.distribution} {self.version} ({self.target})"],
+                hint=core_mismatch(self.distribution) or step,
+            ) from error
 
 
 @functools.cache
@@ -69,14 +52,11 @@ def entries() -> tuple[Entry, ...]:
             if point.group.startswith(GROUP_PREFIX):
                 kind = point.group.removeprefix(GROUP_PREFIX)
                 found.setdefault((kind, point.name, name), Entry(kind, point.name, point.value, name, version))
-    return tuple(sorted(found.values(), key=lambda entry: (entry.kind, entry.name, entry.distribution)))
+    return tuple(found[key] for key in sorted(found))
 
 
 def find(kind: str, name: str, *, also: Iterable[str] = ()) -> Entry:
-    """The entry of ``name`` or ``name@distribution``.
-
-    Args:
-        also: Names that are known besides the installed ones, for near misses.
+    """The entry of ``name`` or ``name@distribution``; ``also`` are names known besides, for near misses.
 
     Raises:
         PartNotFound: With a near miss, or the extra to install.
@@ -88,21 +68,19 @@ def find(kind: str, name: str, *, also: Iterable[str] = ()) -> Entry:
     if len(matches) > 1:
         spellings = " or ".join(repr(f"{entry.name}@{entry.distribution}") for entry in matches)
         raise PartClash(f"two distributions offer the {kind} part {wanted!r}", hint=f"write {spellings}")
-    if matches:
-        return matches[0]
-    known = [*(entry.name for entry in here), *also]
-    raise PartNotFound(f"no {kind} part is named {name!r}", hint=_way_out(kind, wanted, known))
+    if not matches:
+        known = [*(entry.name for entry in here), *also]
+        raise PartNotFound(f"no {kind} part is named {name!r}", hint=_way_out(kind, wanted, known))
+    return matches[0]
 
 
 def _way_out(kind: str, name: str, known: list[str]) -> str:
     near = did_you_mean(name, known)
     if near.startswith("did you mean"):
         return near
-    elsewhere = sorted({entry.kind for entry in entries() if entry.name == name})
-    if elsewhere:
+    if elsewhere := sorted({entry.kind for entry in entries() if entry.name == name}):
         return f"{name!r} is installed as a part of kind {', '.join(elsewhere)}, not {kind}"
-    extra = extras().get(name.lower())
-    if extra:
+    if extra := extras().get(name.lower()):
         return f'pip install "dovetail[{extra}]"'
     return f'{near}; a plugin adds more, for example: pip install "dovetail[{name}]"' if name.isidentifier() else near
 
@@ -119,20 +97,13 @@ def extras() -> dict[str, str]:
 
 def core_mismatch(distribution: str) -> str:
     """A sentence if the distribution was built for another core than the installed one, else nothing."""
-    try:
-        installed = importlib.metadata.version("dovetail-core")
-        needed = importlib.metadata.requires(distribution) or []
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-    for requirement in needed:
-        if re.match(r"dovetail-core\b", requirement) and not _satisfies(installed, requirement):
-            return (
-                f"{distribution} was built for {requirement}, and dovetail-core {installed} is installed: upgrade one"
-            )
-    return ""
-
-
-def _satisfies(version: str, requirement: str) -> bool:
     from packaging.requirements import Requirement
 
-    return Requirement(requirement).specifier.contains(version, prereleases=True)
+    try:
+        core = importlib.metadata.version("dovetail-core")
+        needed = [need for need in importlib.metadata.requires(distribution) or [] if need.startswith("dovetail-core")]
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    if all(Requirement(need).specifier.contains(core, prereleases=True) for need in needed):
+        return ""
+    return f"{distribution} was built for {', '.join(needed)}, and dovetail-core {core} is installed: upgrade one"

@@ -17,16 +17,12 @@ class DovetailError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: Iterable[str] = (), hint: str = "") -> None:
-        self.what = what
-        self.where = tuple(where)
-        self.hint = hint
+        self.what, self.where, self.hint = what, tuple(where), hint
         super().__init__(what)
 
     def __str__(self) -> str:
-        lines = [self.what, *(f"  at {place}" for place in self.where)]
-        if self.hint:
-            lines.append(f"  try: {self.hint}")
-        return "\n".join(lines)
+        way_out = [f"  try: {self.hint}"] if self.hint else []
+        return "\n".join([self.what, *(f"  at {place}" for place in self.where), *way_out])
 
 
 class UserError(DovetailError):
@@ -35,8 +31,8 @@ class UserError(DovetailError):
     exit_code = 2
 
 
-class PartNotFound(UserError, LookupError):
-    """No part of this kind has the given name."""
+class PartNotFound(UserError, LookupError, AttributeError):
+    """No part of this kind has the given name. Registries are read by item and by attribute, so it is both errors."""
 
 
 class PartImportError(UserError):
@@ -58,11 +54,10 @@ class RecipeError(UserError):
 class ConfigError(UserError):
     """A configuration is wrong. ``mistakes`` holds one line for each mistake found."""
 
-    def __init__(self, mistakes: Iterable[str], *, hint: str = "") -> None:
+    def __init__(self, mistakes: Iterable[str]) -> None:
         self.mistakes = tuple(mistakes)
-        count = len(self.mistakes)
-        head = "the configuration has a mistake" if count == 1 else f"the configuration has {count} mistakes"
-        super().__init__("\n".join([f"{head}:", *(f"  - {mistake}" for mistake in self.mistakes)]), hint=hint)
+        count = "a mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
+        super().__init__("\n  - ".join([f"the configuration has {count}:", *self.mistakes]))
 
 
 class DataError(UserError):
@@ -86,7 +81,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     import difflib
 
     names = sorted(set(known))
-    close = difflib.get_close_matches(word, names, n=1)
-    if close:
+    if close := difflib.get_close_matches(word, names, n=1):
         return f"did you mean {close[0]!r}?"
     return f"known: {', '.join(names)}" if names else "none are known"

@@ -20,8 +20,7 @@ import pluggy
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dovetail.environment import Environment
-    from dovetail.messages import Message, Task
+    from dovetail.messages import Environment, Message, Task
     from dovetail.ragged import Ragged
     from dovetail.results import Advantages, LossTerms
     from dovetail.rollouts import Generated, Invalid, Rollouts, Tasks
@@ -72,7 +71,7 @@ class EnvironmentSpecs:
 
     @hookspec
     def make(self) -> Awaitable[Environment]:
-        """Called once for each episode. Async. Returns a fresh :class:`~dovetail.environment.Environment`.
+        """Called once for each episode. Async. Returns a fresh :class:`~dovetail.messages.Environment`.
 
         An error makes the sample INVALID.
         """

@@ -13,12 +13,7 @@ T = TypeVar("T")
 
 
 def read_jsonl(path: str | Path, read: Callable[[Any], T], on_broken: Literal["stop", "skip"] = "stop") -> Iterator[T]:
-    """Give ``read(value)`` for each line that is not empty.
-
-    Args:
-        path: Of the file.
-        read: Turns a line's value into what is wanted; raises ValueError, TypeError, KeyError or DataError if it cannot.
-        on_broken: What to do with a line that cannot be read.
+    """Give ``read(value)`` for each line that is not empty; ``read`` says by any usual error that it cannot.
 
     Raises:
         DataError: The file cannot be opened, or a line is broken and ``on_broken`` is ``stop``.
@@ -36,15 +31,12 @@ def read_jsonl(path: str | Path, read: Callable[[Any], T], on_broken: Literal["s
                 value = read(json.loads(line))
             except (ValueError, TypeError, KeyError, DataError) as error:
                 if on_broken == "stop":
-                    reason = error.what if isinstance(error, DataError) else error
-                    raise DataError(
-                        f"line {number} cannot be read: {reason}",
-                        where=[f"{path}:{number}"],
-                        hint="mend the line, or set on_broken: skip",
-                    ) from error
+                    problem = f"line {number} cannot be read: {getattr(error, 'what', error)}"
+                    hint = "mend the line, or set on_broken: skip"
+                    raise DataError(problem, where=[f"{path}:{number}"], hint=hint) from error
                 skipped += 1
-                continue
-            yield value
+            else:
+                yield value
     if skipped:
         import structlog
 

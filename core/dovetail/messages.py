@@ -1,10 +1,11 @@
-"""Plain data between agents and environments: messages, tool calls, tasks, step results."""
+"""Between agents and environments: messages, tool calls, tasks, step results, and the interface of an episode."""
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import attrs
 
@@ -55,17 +56,13 @@ class Message:
 
     def to_chat(self) -> dict[str, Any]:
         """The dictionary that chat templates read; absent fields are left out."""
-        chat: dict[str, Any] = {"role": self.role, "content": self.content}
-        if self.tool_calls:
-            chat["tool_calls"] = [
-                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                for call in self.tool_calls
-            ]
-        if self.tool_call_id is not None:
-            chat["tool_call_id"] = self.tool_call_id
-        if self.name is not None:
-            chat["name"] = self.name
-        return chat
+        calls = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in self.tool_calls
+        ]
+        optional = {"tool_calls": calls or None, "tool_call_id": self.tool_call_id, "name": self.name}
+        present = {key: value for key, value in optional.items() if value is not None}
+        return {"role": self.role, "content": self.content, **present}
 
 
 def _as_tuple(messages: Iterable[Message]) -> tuple[Message, ...]:
@@ -88,18 +85,14 @@ class Task:
         """Make a task of a plain prompt or of messages; a task stays as it is."""
         if isinstance(prompt, Task):
             return prompt
-        messages = (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
-        return cls(id=id, messages=messages)
+        return cls(id, [Message("user", prompt)] if isinstance(prompt, str) else prompt)
 
 
 @attrs.frozen
 class StepResult:
     """What an environment answers to a turn.
 
-    ``terminated`` says that the task itself came to its end, ``truncated`` that a limit cut it; never both.
-
-    Raises:
-        ValueError: Both are True.
+    ``terminated`` says that the task itself came to its end, ``truncated`` that a limit cut it; both is a ValueError.
     """
 
     messages: tuple[Message, ...] = attrs.field(default=(), converter=_as_tuple)
@@ -114,3 +107,56 @@ class StepResult:
     def __attrs_post_init__(self) -> None:
         if self.terminated and self.truncated:
             raise ValueError("an episode is either terminated or truncated, not both")
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """One episode. Tokens live outside: an environment reads and writes messages."""
+
+    tools: Sequence[ToolSpec]
+    agents: Sequence[str]
+
+    async def reset(self, *, seed: int, task: Task | None = None) -> StepResult:
+        """Begin the episode; the same seed and task give the same one."""
+
+    async def step(self, action: Message) -> StepResult:
+        """Answer the policy's turn. After the end it raises RuntimeError."""
+
+    async def close(self) -> None:
+        """Give back processes and files. May be called twice."""
+
+
+class SyncEnvironment:
+    """Base for authors of blocking environments: write ``on_reset`` and ``on_step``, which run in a thread."""
+
+    tools: Sequence[ToolSpec] = ()
+    agents: Sequence[str] = ("agent",)
+    _ended = True
+
+    def on_reset(self, seed: int, task: Task | None) -> StepResult:
+        """Begin the episode."""
+        raise TypeError(f"{type(self).__name__} must define on_reset(seed, task)")
+
+    def on_step(self, action: Message) -> StepResult:
+        """Answer a turn."""
+        raise TypeError(f"{type(self).__name__} must define on_step(action)")
+
+    def on_close(self) -> None:
+        """Give back what the episode holds; nothing by default."""
+
+    async def reset(self, *, seed: int, task: Task | None = None) -> StepResult:
+        self._ended = True
+        return self._told(await asyncio.to_thread(self.on_reset, seed, task))
+
+    async def step(self, action: Message) -> StepResult:
+        if self._ended:
+            raise RuntimeError("step was called after the end of the episode, or before reset")
+        return self._told(await asyncio.to_thread(self.on_step, action))
+
+    def _told(self, result: StepResult) -> StepResult:
+        self._ended = result.terminated or result.truncated
+        return result
+
+    async def close(self) -> None:
+        self._ended = True
+        await asyncio.to_thread(self.on_close)

@@ -6,13 +6,15 @@ import inspect
 import re
 import traceback
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
 import pluggy
 
 from dovetail.errors import DovetailError, OptionError, PartError, did_you_mean
+from dovetail.hookspecs import SPECS
 from dovetail.structure import Mistake, read_value
 
 hookimpl = pluggy.HookimplMarker("dovetail")
@@ -29,6 +31,7 @@ HOOKS_BY_KIND: Mapping[str, tuple[str, ...]] = {
     "extensions": (),
 }
 KINDS = tuple(HOOKS_BY_KIND)
+_SPECS = {name: spec for group in SPECS for name, spec in vars(group).items() if not name.startswith("_")}
 
 
 @attrs.frozen
@@ -44,16 +47,41 @@ class Option:
     def required(self) -> bool:
         return self.default is attrs.NOTHING
 
-    def type_name(self) -> str:
-        return self.type if isinstance(self.type, str) else getattr(self.type, "__name__", str(self.type))
 
-    def check(self, value: Any) -> Any:
-        """Read a value strictly.
+def options_of(target: Any) -> tuple[Option, ...]:
+    """The options of a part's class (attrs fields) or function (keyword-only parameters)."""
+    docs = argument_docs(inspect.getdoc(target) or "")
+    if attrs.has(target):
+        declared = [(field.alias, field.type, _default(field)) for field in attrs.fields(target) if field.init]
+    else:
+        keyword_only = [p for p in _parameters(target) if p.kind is p.KEYWORD_ONLY]
+        declared = [(p.name, Any, attrs.NOTHING if p.default is p.empty else p.default) for p in keyword_only]
+    try:
+        types = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except Exception:  # a hint may name what is imported for type checkers alone: the option is then not type-checked
+        types = {}
+    return tuple(Option(name, types.get(name, hint), default, docs.get(name, "")) for name, hint, default in declared)
 
-        Raises:
-            Mistake: It does not fit the option's type.
-        """
-        return read_value(value, self.type)
+
+def _default(field: attrs.Attribute[Any]) -> Any:
+    default: Any = field.default
+    is_constant = not isinstance(default, attrs.Factory) or default.takes_self  # type: ignore[arg-type]
+    return default if is_constant else default.factory()
+
+
+def _parameters(target: Any) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):  # of a built-in
+        return []
+
+
+def argument_docs(docstring: str) -> dict[str, str]:
+    """The ``Args:`` section of a Google-style docstring, name to text."""
+    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", docstring, re.S | re.M)
+    name = r"^ {4}(\w+)(?: \([^)]*\))?: "
+    entries = re.findall(rf"{name}(.*?)(?={name}|\Z)", section[1], re.S | re.M) if section else []
+    return {entry[0]: " ".join(entry[1].split()) for entry in entries}
 
 
 @attrs.frozen
@@ -64,92 +92,40 @@ class Provenance:
     version: str = ""
     target: str = ""
 
+    @classmethod
+    def of_script(cls, target: Any) -> Provenance:
+        return cls(target=f"{target.__module__}:{getattr(target, '__qualname__', type(target).__name__)}")
+
+    @property
+    def release(self) -> str:
+        return f"{self.distribution} {self.version}".strip()
+
     def __str__(self) -> str:
-        version = f" {self.version}" if self.version else ""
-        return f"{self.distribution}{version} ({self.target})" if self.target else f"{self.distribution}{version}"
-
-
-def options_of(target: Any) -> tuple[Option, ...]:
-    """The options of a part's class (attrs fields) or function (keyword-only parameters)."""
-    docs = argument_docs(inspect.getdoc(target) or "")
-    hints = _type_hints(target.__init__ if inspect.isclass(target) else target)
-    if inspect.isclass(target) and attrs.has(target):
-        fields = [field for field in attrs.fields(target) if field.init]
-        return tuple(
-            Option(
-                field.alias,
-                hints.get(field.alias, field.type),
-                _factory_default(field.default),
-                docs.get(field.alias, ""),
-            )
-            for field in fields
-        )
-    keyword_only = [p for p in _parameters(target) if p.kind is p.KEYWORD_ONLY]
-    return tuple(
-        Option(
-            p.name,
-            hints.get(p.name, Any),
-            attrs.NOTHING if p.default is p.empty else p.default,
-            docs.get(p.name, ""),
-        )
-        for p in keyword_only
-    )
-
-
-def _factory_default(default: Any) -> Any:
-    return default.factory() if isinstance(default, attrs.Factory) and not default.takes_self else default  # type: ignore[arg-type]
-
-
-def _parameters(target: Any) -> list[inspect.Parameter]:
-    try:
-        return list(inspect.signature(target).parameters.values())
-    except (TypeError, ValueError):
-        return []
-
-
-def _type_hints(target: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(target)
-    except Exception:  # a hint may name what is imported for type checkers alone: the option is then not type-checked
-        return {}
-
-
-def argument_docs(docstring: str) -> dict[str, str]:
-    """The ``Args:`` section of a Google-style docstring, name to text."""
-    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", docstring, re.S | re.M)
-    if not section:
-        return {}
-    entries = re.findall(r"^ {4}(\w+)(?: \([^)]*\))?: (.*?)(?=^ {4}\w+(?: \([^)]*\))?: |\Z)", section[1], re.S | re.M)
-    return {name: " ".join(text.split()) for name, text in entries}
+        return f"{self.release} ({self.target})" if self.target else self.release
 
 
 @attrs.define(eq=False, slots=False)
 class Part:
-    """A configured part and what a run needs to know of it.
+    """A configured part and what a run needs to know of it."""
 
-    Args:
-        kind: One of :data:`KINDS`.
-        name: Its name in the registry.
-        instance: The object that implements the hook.
-        provenance: Its distribution and version.
-        weight: Of a reward, in the total.
-        label: Its name in metrics, unique in a run.
-    """
-
-    kind: str
-    name: str
-    instance: Any
+    kind: str  #: one of :data:`KINDS`
+    name: str  #: in the registry
+    instance: Any  #: what implements the hook
     provenance: Provenance = attrs.field(factory=Provenance)
-    weight: float = 1.0
-    label: str = attrs.field(default=attrs.Factory(lambda self: self.name, takes_self=True))
+    weight: float = 1.0  #: of a reward, in the total
+    label: str = attrs.field(default=attrs.Factory(lambda self: self.name, takes_self=True))  #: in metrics, unique
 
     def has(self, hook: str) -> bool:
         return callable(getattr(self.instance, hook, None))
 
+    def implements(self, hook: str) -> bool:
+        """True if it has the hook and is marked as dovetail's."""
+        return self.has(hook) and hasattr(getattr(self.instance, hook), "dovetail_impl")
+
     def asks_for(self, hook: str) -> tuple[str, ...]:
         """The hook's arguments in the order in which the author wrote them."""
-        arguments, _ = pluggy._hooks.varnames(getattr(self.instance, hook))
-        return tuple(name for name in arguments if name != "self")
+        parameters = _parameters(getattr(self.instance, hook))
+        return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty)
 
     def is_async(self, hook: str) -> bool:
         return inspect.iscoroutinefunction(getattr(self.instance, hook))
@@ -159,8 +135,7 @@ class Part:
 
         A part says so by a method ``ignores()`` that returns argument names; it is then given None for them.
         """
-        ignores = getattr(self.instance, "ignores", None)
-        ignored = set(ignores()) if callable(ignores) else set()
+        ignored = self.instance.ignores() if self.has("ignores") else ()
         return tuple(name for name in self.asks_for(hook) if name not in ignored)
 
     def call(self, hook: str, available: Mapping[str, Any]) -> Any:
@@ -169,7 +144,7 @@ class Part:
         Raises:
             PartError: It raised; the message names the part and the line in its code.
         """
-        needed = set(self.needs(hook))
+        needed = self.needs(hook)
         arguments = {name: available[name] if name in needed else None for name in self.asks_for(hook)}
         try:
             return getattr(self.instance, hook)(**arguments)
@@ -185,11 +160,9 @@ class Part:
 
     def options(self) -> dict[str, Any]:
         """The options as set, for the resolved config and for graph diffs."""
-        return {
-            option.name: getattr(self.instance, option.name)
-            for option in options_of(type(self.instance))
-            if hasattr(self.instance, option.name)
-        }
+        target = getattr(self.instance, "__wrapped__", type(self.instance))
+        names = [option.name for option in options_of(target)]
+        return {name: getattr(self.instance, name) for name in names if hasattr(self.instance, name)}
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.name}"
@@ -198,65 +171,37 @@ class Part:
 def line_of(error: BaseException) -> str:
     """The innermost line of a traceback outside dovetail and installed libraries, else the innermost line."""
     frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return ""
     own = [frame for frame in frames if "site-packages" not in frame.filename and "/dovetail/" not in frame.filename]
-    frame = (own or frames)[-1]
-    return f"{frame.filename}:{frame.lineno} in {frame.name}"
+    return next((f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in reversed(own or frames)), "")
 
 
-def function_part(kind: str, function: Callable[..., Any]) -> type:
-    """Wrap a function into the shape of a part: keyword-only parameters become options, the others hook arguments."""
-    hook = HOOKS_BY_KIND[kind][0]
-    options = options_of(function)
-    fields = {o.name: attrs.field(default=o.default, type=o.type, kw_only=True) for o in options}
-    data = [p.name for p in _parameters(function) if p.kind is not p.KEYWORD_ONLY and p.default is p.empty]
-    method = _method_like(function, hook, data, [o.name for o in options])
-    base = type("FunctionPart", (), {hook: hookimpl(method), "__module__": function.__module__})
-    body = attrs.make_class(function.__name__, fields, frozen=True, bases=(base,))
-    body.__doc__ = inspect.getdoc(function)
-    vars(body)["__init__"].__annotations__ = {o.name: o.type for o in options}
-    return body
+class FunctionPart:
+    """A function in the shape of a part: keyword-only parameters are its options, the others hook arguments."""
 
-
-def _method_like(function: Callable[..., Any], hook: str, data: list[str], options: list[str]) -> Callable[..., Any]:
-    """A method with the function's own parameter names, because pluggy reads them from the code object."""
-    call = ", ".join([*(f"{name}={name}" for name in data), *(f"{name}=self.{name}" for name in options)])
-    is_async = inspect.iscoroutinefunction(function)
-    head, body = ("async def", "return await") if is_async else ("def", "return")
-    source = f"{head} {hook}({', '.join(['self', *data])}):\n    {body} function({call})"
-    namespace: dict[str, Any] = {"function": function}
-    exec(compile(source, f"<{hook} of {function.__name__}>", "exec"), namespace)
-    return namespace[hook]  # type: ignore[no-any-return]
+    def __init__(self, kind: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+        vars(self).update({option.name: option.default for option in options_of(function)}, **options)
+        self.__wrapped__ = function
+        setattr(self, HOOKS_BY_KIND[kind][0], hookimpl(partial(function, **options)))
 
 
 def build_part(
-    kind: str,
-    name: str,
-    target: Any,
-    options: Mapping[str, Any],
-    provenance: Provenance | None = None,
-    *,
-    weight: float = 1.0,
-    label: str | None = None,
+    kind: str, name: str, target: Any, options: Mapping[str, Any], provenance: Provenance | None = None
 ) -> Part:
-    """Make a part of a class, a function or a ready instance.
+    """Make a part of a class or a function.
 
     Raises:
         OptionError: An option is unknown, missing, of the wrong type, or refused by the part.
         PartError: The target does not implement the hook of its kind.
     """
-    provenance = provenance or Provenance(target=f"{target.__module__}:{getattr(target, '__qualname__', name)}")
+    provenance = provenance or Provenance.of_script(target)
     mistakes, checked = check_options(target, options)
     if mistakes:
-        lines = "; ".join(text for _, text in mistakes)
-        raise OptionError(f"{kind} part {name!r}: {lines}", where=[str(provenance)])
-    cls = target if inspect.isclass(target) else function_part(kind, target)
+        raise OptionError(f"{kind} part {name!r}: {'; '.join(text for _, text in mistakes)}", where=[str(provenance)])
     try:
-        instance = cls(**checked)
+        instance = target(**checked) if inspect.isclass(target) else FunctionPart(kind, target, checked)
     except (TypeError, ValueError) as error:
         raise OptionError(f"{kind} part {name!r}: {error.args[0]}", where=[str(provenance)]) from error
-    part = Part(kind, name, instance, provenance, weight, label or name)
+    part = Part(kind, name, instance, provenance)
     check_hooks(part)
     return part
 
@@ -271,13 +216,11 @@ def check_options(target: Any, options: Mapping[str, Any]) -> tuple[list[tuple[s
             mistakes.append((name, f"unknown option {name!r}, {did_you_mean(name, known)}"))
             continue
         try:
-            checked[name] = known[name].check(value)
+            checked[name] = read_value(value, known[name].type)
         except Mistake as mistake:
             mistakes.append((name, f"option {name!r}: {mistake}"))
-    for name, option in known.items():
-        if option.required and name not in options:
-            mistakes.append((name, f"the option {name!r} is required"))
-    return mistakes, checked
+    missing = [name for name, option in known.items() if option.required and name not in options]
+    return mistakes + [(name, f"the option {name!r} is required") for name in missing], checked
 
 
 def check_hooks(part: Part) -> None:
@@ -286,57 +229,36 @@ def check_hooks(part: Part) -> None:
     Raises:
         PartError: With the near miss.
     """
-    from dovetail import hookspecs
-
-    specs = {name: getattr(group, name) for group in hookspecs.SPECS for name in vars(group) if name[0] != "_"}
     for hook in HOOKS_BY_KIND[part.kind]:
         if not part.has(hook):
             raise part.error(f"it does not implement the hook {hook!r} of its kind")
-    for hook, spec in specs.items():
-        if not part.has(hook) or not is_hookimpl(getattr(part.instance, hook)):
-            if hook in HOOKS_BY_KIND[part.kind]:
-                raise part.error(f"its method {hook!r} is not marked", hint="put @dovetail.hookimpl above it")
-            continue
-        offered = [name for name in inspect.signature(spec).parameters if name != "self"]
-        for name in part.asks_for(hook):
-            if name not in offered:
-                raise part.error(f"its hook {hook!r} asks for {name!r}; {did_you_mean(name, offered)}")
-
-
-def is_hookimpl(method: Any) -> bool:
-    return getattr(method, "dovetail_impl", None) is not None
+        if not part.implements(hook):
+            raise part.error(f"its method {hook!r} is not marked", hint="put @dovetail.hookimpl above it")
+    for hook, spec in _SPECS.items():
+        if part.implements(hook):
+            offered = [name for name in inspect.signature(spec).parameters if name != "self"]
+            for name in part.asks_for(hook):
+                if name not in offered:
+                    raise part.error(f"its hook {hook!r} asks for {name!r}; {did_you_mean(name, offered)}")
 
 
 class PartManager:
-    """The pluggy manager of one run: the parts that it named, in config order."""
+    """The pluggy manager of one run: the parts that it named, called in config order."""
 
-    def __init__(self, parts: tuple[Part, ...] | list[Part] = ()) -> None:
-        from dovetail import hookspecs
-
+    def __init__(self, parts: Sequence[Part]) -> None:
         self._manager = pluggy.PluginManager("dovetail")
-        for spec in hookspecs.SPECS:
-            self._manager.add_hookspecs(spec)
-        self.parts: list[Part] = []
-        for part in parts:
-            self.add(part)
-
-    def add(self, part: Part) -> None:
-        """Register a part. Each is held by identity, because pluggy tells plugins apart by equality."""
-        self._manager.register(_Holder(part.instance), name=f"{part.kind}/{part.label}/{len(self.parts)}")
-        self.parts.append(part)
+        for specs in SPECS:
+            self._manager.add_hookspecs(specs)
+        for part in reversed(parts):  # pluggy calls first what was registered last
+            self._manager.register(_Holder(part))
 
     def broadcast(self, hook: str, **arguments: Any) -> None:
-        """Call a lifecycle hook of every part, in the order in which they were named."""
-        caller = getattr(self._manager.hook, hook)
-        for implementation in caller.get_hookimpls():
-            implementation.function(*(arguments[name] for name in implementation.argnames))
+        """Call a lifecycle hook of every part that implements it."""
+        getattr(self._manager.hook, hook)(**arguments)
 
 
 class _Holder:
-    """Gives a part's hooks to pluggy under an identity of its own."""
+    """Gives a part's hooks to pluggy under an identity of its own, because pluggy tells plugins apart by equality."""
 
-    def __init__(self, instance: Any) -> None:
-        for name in dir(instance):
-            member = getattr(instance, name, None)
-            if callable(member) and is_hookimpl(member):
-                setattr(self, name, member)
+    def __init__(self, part: Part) -> None:
+        vars(self).update({hook: getattr(part.instance, hook) for hook in _SPECS if part.implements(hook)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partialmethod
 from typing import Any
 
 import attrs
@@ -14,34 +15,30 @@ from dovetail.errors import DataError
 
 @attrs.frozen(eq=False, repr=False)
 class Ragged:
-    """Rows of different lengths in one flat tensor.
+    """B rows of different lengths in one flat tensor of N tokens.
 
-    Args:
-        values: ``[N, ...]``, the tokens of all rows one after another.
-        offsets: ``[B + 1]`` int64, row ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
+    Arithmetic takes numbers, values per row ``[B, ...]`` (the one broadcast rule of the graph), and the same rows.
 
     Raises:
-        DataError: The offsets do not start at 0, fall, or do not end at ``N``.
+        DataError: The offsets do not start at 0, fall, or do not end at N.
     """
 
-    values: Tensor
-    offsets: Tensor
+    values: Tensor  #: ``[N, ...]``, the tokens of all rows one after another
+    offsets: Tensor  #: ``[B + 1]`` int64, row ``i`` is ``values[offsets[i]:offsets[i + 1]]``
 
     __array_ufunc__ = None  # a NumPy number on the left leaves the arithmetic to us instead of taking rows apart
 
     def __attrs_post_init__(self) -> None:
-        offsets = self.offsets
+        offsets, count = self.offsets, len(self.values)
         if offsets.dtype != torch.int64 or offsets.ndim != 1 or len(offsets) == 0:
             raise DataError(f"Ragged offsets must be int64 of shape [B + 1], got {offsets.dtype} {list(offsets.shape)}")
-        ends_fit = int(offsets[0]) == 0 and int(offsets[-1]) == len(self.values)
-        if not ends_fit or bool((offsets[1:] < offsets[:-1]).any()):
-            raise DataError(
-                f"Ragged offsets must rise from 0 to the number of values ({len(self.values)}), got {offsets.tolist()[:8]}…"
-            )
+        if int(offsets[0]) != 0 or int(offsets[-1]) != count or bool((offsets[1:] < offsets[:-1]).any()):
+            shown = offsets.tolist()[:8]
+            raise DataError(f"Ragged offsets must rise from 0 to the number of values ({count}), got {shown}…")
 
     @classmethod
     def _trusted(cls, values: Tensor, offsets: Tensor) -> Ragged:
-        """Build without the border check, from offsets that another Ragged has already checked."""
+        """Build without the border check, which would wait for the device."""
         ragged = object.__new__(cls)
         object.__setattr__(ragged, "values", values)
         object.__setattr__(ragged, "offsets", offsets)
@@ -51,40 +48,35 @@ class Ragged:
     def from_rows(
         cls, rows: Iterable[Sequence[Any] | Tensor], dtype: torch.dtype | None = None, device: Any = None
     ) -> Ragged:
-        """Concatenate rows (tensors or sequences of numbers).
-
-        Raises:
-            DataError: A row is a single number.
-        """
+        """Concatenate rows, tensors or sequences of numbers. A single number for a row is a DataError."""
         tensors = [torch.as_tensor(row, dtype=dtype, device=device) for row in rows]
         if any(row.ndim == 0 for row in tensors):
             raise DataError("each row must be a sequence of numbers, got a single number")
         lengths = torch.tensor([len(row) for row in tensors], dtype=torch.int64, device=device)
-        filled = [row for row in tensors if len(row)]
-        fallback = tensors[0] if tensors else torch.empty(0, dtype=dtype, device=device)
-        return cls(torch.cat(filled) if filled else fallback.new_empty(fallback.shape), lengths_to_offsets(lengths))
+        # an empty list is read as float32: where other rows say what they hold, it must not widen them
+        filled = [row for row in tensors if len(row)] or tensors[:1] or [torch.empty(0, dtype=dtype, device=device)]
+        return cls.from_lengths(torch.cat(filled), lengths)
 
     @classmethod
     def from_lengths(cls, values: Tensor, lengths: Tensor) -> Ragged:
         """Cut flat ``values`` ``[N, ...]`` into rows of ``lengths`` ``[B]``."""
-        return cls(values, lengths_to_offsets(lengths))
+        return cls(values, _offsets(lengths))
 
     @classmethod
     def from_padded(cls, padded: Tensor, mask: Tensor) -> Ragged:
         """Take the entries of ``padded`` ``[B, T, ...]`` where ``mask`` ``[B, T]`` is True, row by row."""
-        mask = mask.bool()
-        return cls(padded[mask], lengths_to_offsets(mask.sum(1)))
+        return cls.from_lengths(padded[mask.bool()], mask.bool().sum(1))
 
     @classmethod
     def cat(cls, parts: Sequence[Ragged]) -> Ragged:
         """Stack the rows of several Ragged."""
-        lengths = torch.cat([part.lengths for part in parts])
-        return cls._trusted(torch.cat([part.values for part in parts]), lengths_to_offsets(lengths))
+        offsets = _offsets(torch.cat([part.lengths for part in parts]))
+        return cls._trusted(torch.cat([part.values for part in parts]), offsets)
 
     @property
     def lengths(self) -> Tensor:
         """``[B]`` int64, tokens in each row."""
-        return self.offsets[1:] - self.offsets[:-1]
+        return self.offsets.diff()
 
     @property
     def row_ids(self) -> Tensor:
@@ -104,7 +96,8 @@ class Ragged:
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of a Ragged with {len(self)} rows")
         row %= len(self)
-        return self.values[int(self.offsets[row]) : int(self.offsets[row + 1])]
+        start, end = self.offsets[row : row + 2].tolist()
+        return self.values[start:end]
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(torch.split(self.values, self.lengths.tolist()))
@@ -124,7 +117,7 @@ class Ragged:
         return self.with_values(function(self.values))
 
     def detach(self) -> Ragged:
-        return Ragged._trusted(self.values.detach(), self.offsets)
+        return self.map(Tensor.detach)
 
     def to(self, *args: Any, **kwargs: Any) -> Ragged:
         """Move or cast the values as ``Tensor.to`` does; the offsets follow to the device."""
@@ -134,25 +127,20 @@ class Ragged:
     def select(self, rows: Tensor | Sequence[int]) -> Ragged:
         """Take rows by index (int) or by mask (bool), in the order given; errors as for :func:`row_index`."""
         rows = row_index(rows, len(self), self.offsets.device)
-        offsets = lengths_to_offsets(self.lengths[rows])
-        if not len(rows):
-            return Ragged._trusted(self.values[:0], offsets)
-        start = torch.repeat_interleave(self.offsets[:-1][rows] - offsets[:-1], self.lengths[rows])
-        return Ragged._trusted(self.values[start + torch.arange(len(start), device=start.device)], offsets)
+        lengths = self.lengths[rows]
+        offsets = _offsets(lengths)
+        shift = torch.repeat_interleave(self.offsets[:-1][rows] - offsets[:-1], lengths)
+        return Ragged._trusted(self.values[shift + torch.arange(len(shift), device=shift.device)], offsets)
 
     def where(self, mask: Tensor) -> Ragged:
         """Keep the values where ``mask`` ``[N]`` is True; rows stay, and may become empty."""
         if mask.shape != self.values.shape[:1]:
             raise DataError(f"a mask of shape {list(mask.shape)} does not fit {len(self.values)} tokens")
-        mask = mask.bool()
-        kept = torch.zeros(len(self), dtype=torch.int64, device=self.offsets.device)
-        kept.index_add_(0, self.row_ids, mask.long())
-        return Ragged._trusted(self.values[mask], lengths_to_offsets(kept))
+        return Ragged._trusted(self.values[mask.bool()], _offsets(self.with_values(mask.bool()).sum()))
 
     def repeat(self, times: int) -> Ragged:
         """Repeat each row ``times`` times, copies side by side."""
-        rows = torch.arange(len(self), device=self.offsets.device)
-        return self.select(torch.repeat_interleave(rows, times))
+        return self.select(torch.arange(len(self), device=self.offsets.device).repeat_interleave(times))
 
     def sum(self) -> Tensor:
         """Segment sum, ``[B, ...]``; empty rows give 0. Integers and bools are summed as int64, as torch does."""
@@ -170,16 +158,14 @@ class Ragged:
         return out.scatter_reduce(0, self.row_ids, self.values, "amax", include_self=False)
 
     def spread(self, per_row: Tensor) -> Ragged:
-        """Broadcast ``per_row`` ``[B, ...]`` to every token of its row: the one broadcast rule of the graph."""
+        """Broadcast ``per_row`` ``[B, ...]`` to every token of its row."""
         if len(per_row) != len(self):
             raise DataError(f"a value per sequence was expected: {len(self)} rows, {len(per_row)} values")
         return Ragged._trusted(per_row[self.row_ids], self.offsets)
 
     def to_padded(self, fill: float = 0, length: int | None = None) -> Tensor:
-        """``[B, T, ...]`` padded on the right with ``fill``; ``T`` is ``length`` or the longest row.
-
-        Raises:
-            DataError: A row is longer than ``length``.
+        """``[B, T, ...]`` padded on the right with ``fill``; ``T`` is ``length`` (a longer row is a DataError) or the
+        longest row.
         """
         longest = int(self.lengths.max()) if len(self) else 0
         width = longest if length is None else length
@@ -189,9 +175,9 @@ class Ragged:
         padded[self.row_ids, self.positions] = self.values
         return padded
 
-    def _combine(self, other: Any, operation: Callable[[Tensor, Any], Tensor]) -> Ragged:
+    def _combine(self, operation: Callable[[Tensor, Any], Tensor], other: Any) -> Ragged:
         if isinstance(other, Ragged):
-            if len(other.values) != len(self.values) or not torch.equal(other.offsets, self.offsets):
+            if not torch.equal(other.offsets, self.offsets):
                 raise DataError("two Ragged with different rows cannot be combined")
             other = other.values
         elif isinstance(other, Tensor) and other.ndim:
@@ -200,35 +186,21 @@ class Ragged:
             other = _trailing(other, self.values)
         return self.with_values(operation(self.values, other))
 
-    def __add__(self, other: Any) -> Ragged:
-        return self._combine(other, torch.add)
-
-    def __sub__(self, other: Any) -> Ragged:
-        return self._combine(other, torch.sub)
-
-    def __mul__(self, other: Any) -> Ragged:
-        return self._combine(other, torch.mul)
-
-    def __truediv__(self, other: Any) -> Ragged:
-        return self._combine(other, torch.true_divide)
-
-    def __rsub__(self, other: Any) -> Ragged:
-        return self._combine(other, lambda mine, theirs: theirs - mine)
-
-    def __rtruediv__(self, other: Any) -> Ragged:
-        return self._combine(other, lambda mine, theirs: theirs / mine)
-
-    __radd__ = __add__
-    __rmul__ = __mul__
+    __add__ = __radd__ = partialmethod(_combine, torch.add)
+    __sub__ = partialmethod(_combine, torch.sub)
+    __rsub__ = partialmethod(_combine, torch.rsub)
+    __mul__ = __rmul__ = partialmethod(_combine, torch.mul)
+    __truediv__ = partialmethod(_combine, torch.true_divide)
+    __rtruediv__ = partialmethod(_combine, lambda mine, theirs: theirs / mine)
 
     def __neg__(self) -> Ragged:
-        return Ragged._trusted(-self.values, self.offsets)
+        return self.map(torch.neg)
 
     def exp(self) -> Ragged:
-        return Ragged._trusted(self.values.exp(), self.offsets)
+        return self.map(torch.exp)
 
     def clamp(self, min: float | None = None, max: float | None = None) -> Ragged:
-        return Ragged._trusted(self.values.clamp(min, max), self.offsets)
+        return self.with_values(self.values.clamp(min, max))
 
     def __repr__(self) -> str:
         lengths = self.lengths.tolist()
@@ -258,8 +230,5 @@ def _trailing(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor.reshape(*tensor.shape, *[1] * (like.ndim - tensor.ndim))
 
 
-def lengths_to_offsets(lengths: Tensor) -> Tensor:
-    """``[B]`` lengths to ``[B + 1]`` int64 offsets."""
-    offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=lengths.device)
-    torch.cumsum(lengths, 0, out=offsets[1:])
-    return offsets
+def _offsets(lengths: Tensor) -> Tensor:
+    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0))

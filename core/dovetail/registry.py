@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
 
 from dovetail import catalog
-from dovetail.errors import DovetailError, PartNotFound
-from dovetail.parts import KINDS, Part, Provenance, build_part
+from dovetail.errors import DovetailError
+from dovetail.parts import KINDS, Part, Provenance, build_part, check_hooks
 
 
 @attrs.frozen
@@ -24,7 +25,8 @@ class PartFactory:
 
     def __call__(self, *, weight: float = 1.0, name: str | None = None, **options: Any) -> Part:
         """Configure the part. ``weight`` and ``name`` (its label in metrics) belong to the core, the rest to it."""
-        return build_part(self.kind, self.name, self.target, options, self.provenance, weight=weight, label=name)
+        part = build_part(self.kind, self.name, self.target, options, self.provenance)
+        return attrs.evolve(part, weight=weight, label=name or self.name)
 
     @property
     def __doc__(self) -> str:  # type: ignore[override]
@@ -46,14 +48,9 @@ class Registry:
         return target
 
     def target(self, name: str) -> tuple[Any, Provenance]:
-        """Import the class or function of a part.
-
-        Raises:
-            PartNotFound, PartClash, PartImportError: See :mod:`dovetail.catalog`.
-        """
+        """Import the class or function of a part; errors as for :func:`catalog.find` and :meth:`Entry.load`."""
         if name in self._own:
-            target = self._own[name]
-            return target, Provenance(target=f"{target.__module__}:{getattr(target, '__qualname__', name)}")
+            return self._own[name], Provenance.of_script(self._own[name])
         entry = catalog.find(self.kind, name, also=self._own)
         return entry.load(), Provenance(entry.distribution, entry.version, entry.target)
 
@@ -66,22 +63,11 @@ class Registry:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        try:
-            return self[self._spelling(name)]
-        except PartNotFound as error:
-            raise UnknownPart(error.what, where=error.where, hint=error.hint) from None
-
-    def _spelling(self, name: str) -> str:
-        """Names may hold a hyphen, which an attribute cannot."""
-        hyphenated = name.replace("_", "-")
-        return hyphenated if name not in self and hyphenated in self else name
+        hyphenated = name.replace("_", "-")  # which an attribute cannot be
+        return self[hyphenated if hyphenated in self and name not in self else name]
 
     def __iter__(self) -> Iterator[str]:
-        installed = {entry.name for entry in catalog.entries() if entry.kind == self.kind}
-        return iter(sorted(installed | set(self._own)))
-
-    def __contains__(self, name: object) -> bool:
-        return name in set(self)
+        return iter(sorted({entry.name for entry in catalog.entries() if entry.kind == self.kind} | set(self._own)))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -91,10 +77,6 @@ class Registry:
 
     def __repr__(self) -> str:
         return f"<{self.kind}: {', '.join(self) or 'none installed'}>"
-
-
-class UnknownPart(PartNotFound, AttributeError):
-    """As PartNotFound, for access by attribute, where Python expects an AttributeError."""
 
 
 _registries = {kind: Registry(kind) for kind in KINDS}
@@ -111,22 +93,16 @@ def as_part(kind: str, value: Any) -> Part:
     Raises:
         DovetailError: It is none of these, or the part of another kind.
     """
-    if isinstance(value, Part):
-        if value.kind != kind:
-            raise DovetailError(f"a part of kind {kind} was expected, got {value}")
-        return value
     if isinstance(value, str):
-        return registry(kind)[value]()  # type: ignore[no-any-return]
+        value = registry(kind)[value]
     if isinstance(value, PartFactory):
-        return as_part(kind, value())
-    if isinstance(value, type) or _is_function(value):
+        value = value()
+    if isinstance(value, type) or inspect.isroutine(value):
         return build_part(kind, value.__name__.lower(), value, {})
-    part = Part(kind, type(value).__name__.lower(), value)
-    from dovetail.parts import check_hooks
-
-    check_hooks(part)
-    return part
-
-
-def _is_function(value: Any) -> bool:
-    return isinstance(value, Callable) and hasattr(value, "__code__")  # type: ignore[arg-type]
+    if not isinstance(value, Part):
+        part = Part(kind, type(value).__name__.lower(), value)
+        check_hooks(part)
+        return part
+    if value.kind != kind:
+        raise DovetailError(f"a part of kind {kind} was expected, got {value}")
+    return value

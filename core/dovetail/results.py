@@ -28,18 +28,13 @@ class Advantages:
 class LossTerms:
     """Terms of a loss and how the engine is to reduce them over the whole optimizer step.
 
-    Args:
-        terms: A Ragged over the sampled tokens, or ``[B]`` for a loss on whole sequences.
-        reduction: ``token_mean`` divides by all tokens of the step; ``sequence_mean`` averages token means over
-            sequences; ``sequence_sum_mean`` averages token sums; ``sequence_sum_norm`` divides token sums by
-            ``B * norm``; ``prompt_mean`` averages, over prompts, the mean over a prompt's tokens; ``batch_mean``
-            averages terms ``[B]``.
-        norm: The constant of ``sequence_sum_norm``, in tokens.
-        metrics: Values per token (Ragged) or per sequence (``[B]``), which the engine averages over all tokens or
-            sequences of the step.
+    ``token_mean`` divides by all tokens of the step; ``sequence_mean`` averages token means over sequences;
+    ``sequence_sum_mean`` averages token sums; ``sequence_sum_norm`` divides token sums by ``B * norm``; ``prompt_mean``
+    averages, over prompts, the mean over a prompt's tokens; ``batch_mean`` averages terms ``[B]``.
     """
 
-    terms: Ragged | Tensor
+    terms: Ragged | Tensor  #: per sampled token, or ``[B]`` for a loss on whole sequences
     reduction: Reduction = "token_mean"
-    norm: float | None = None
+    norm: float | None = None  #: the constant of ``sequence_sum_norm``, in tokens
+    #: per token or per sequence ``[B]``; the engine averages them over all tokens or sequences of the step
     metrics: Mapping[str, Ragged | Tensor] = attrs.field(factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -43,20 +43,11 @@ class Invalid:
 
 @attrs.frozen(eq=False)
 class Scores:
-    """A value per sequence, and whether it is one.
+    """A value per sequence, and whether it is one. Not as many values as statuses is a DataError."""
 
-    Args:
-        values: ``[B]`` float32; NaN where the status is not OK.
-        status: ``[B]`` uint8 of :class:`RewardStatus`.
-        reasons: Row to reason, for the rows that are not OK.
-
-    Raises:
-        DataError: Not as many values as statuses.
-    """
-
-    values: Tensor
-    status: Tensor
-    reasons: Mapping[int, str] = attrs.field(factory=dict)
+    values: Tensor  #: ``[B]`` float32; NaN where the status is not OK
+    status: Tensor  #: ``[B]`` uint8 of :class:`RewardStatus`
+    reasons: Mapping[int, str] = attrs.field(factory=dict)  #: row to reason, for the rows that are not OK
 
     def __attrs_post_init__(self) -> None:
         if self.values.shape != self.status.shape:
@@ -70,8 +61,8 @@ class Scores:
     @classmethod
     def failed(cls, rows: int, reason: str, status: RewardStatus = RewardStatus.INVALID) -> Scores:
         """All rows failed for one reason."""
-        values = torch.full((rows,), float("nan"))
-        return cls(values, torch.full((rows,), int(status), dtype=torch.uint8), dict.fromkeys(range(rows), reason))
+        statuses = torch.full((rows,), int(status), dtype=torch.uint8)
+        return cls(torch.zeros(rows), statuses, dict.fromkeys(range(rows), reason))
 
     @property
     def valid(self) -> Tensor:
@@ -79,11 +70,7 @@ class Scores:
         return self.status == RewardStatus.OK
 
     def combine(self, other: Scores | float, operation: Callable[[Any, Any], Any]) -> Scores:
-        """Apply arithmetic; a row is valid only if it is valid on both sides.
-
-        Raises:
-            DataError: The other side has another number of rows.
-        """
+        """Apply arithmetic; a row is valid only if it is valid on both sides. Other rows are a DataError."""
         if not isinstance(other, Scores):
             return attrs.evolve(self, values=operation(self.values, other))
         if len(other) != len(self):
@@ -102,92 +89,67 @@ class Scores:
 
 
 class Tasks(Sequence[Task]):
-    """The tasks of a batch, one per row, with their columns."""
+    """The tasks of a batch, one per row. ``tasks[name]`` is a column: ``id``, ``answer`` or one of the tasks' own.
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    Raises:
+        DataError: A task has no such column.
+    """
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
         self._tasks = tuple(tasks)
-
-    def __getitem__(self, row: Any) -> Any:
-        return self.column(row) if isinstance(row, str) else self._tasks[row]
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def __iter__(self) -> Iterator[Task]:
-        return iter(self._tasks)
+    def __getitem__(self, key: Any) -> Any:
+        return [_column(task, key) for task in self] if isinstance(key, str) else self._tasks[key]
 
-    def column(self, name: str) -> list[Any]:
-        """One value per row: ``id``, ``answer`` or a column of the task.
 
-        Raises:
-            DataError: A task has no such column.
-        """
-        if name in ("id", "answer"):
-            return [getattr(task, name) for task in self._tasks]
-        for task in self._tasks:
-            if name not in task.columns:
-                known = ["id", "answer", *task.columns]
-                raise DataError(f"task {task.id!r} has no column {name!r}", hint=did_you_mean(name, known))
-        return [task.columns[name] for task in self._tasks]
+def _column(task: Task, name: str) -> Any:
+    columns = {**task.columns, "id": task.id, "answer": task.answer}
+    if name not in columns:
+        raise DataError(f"task {task.id!r} has no column {name!r}", hint=did_you_mean(name, columns))
+    return columns[name]
 
 
 @attrs.frozen(eq=False)
 class Generated:
-    """What a generator returns: one completion per row, rows of one prompt side by side.
+    """What a generator returns: one completion per row, rows of one prompt side by side."""
 
-    Args:
-        completions: ``[B rows]`` int64 token ids, the stop token included.
-        logprobs: Same rows, float32: log-probability of each token under the distribution it was drawn from
-            (temperature applied, before top-k, top-p and min-p).
-        finish_reasons: ``stop`` or ``length`` per row.
-    """
-
-    completions: Ragged
+    completions: Ragged  #: ``[B rows]`` int64 token ids, the stop token included
+    #: Same rows, float32: log-probability of each token under the distribution it was drawn from (temperature applied,
+    #: before top-k, top-p and min-p).
     logprobs: Ragged
-    finish_reasons: tuple[str, ...]
+    finish_reasons: tuple[str, ...]  #: ``stop`` or ``length`` per row
 
 
 @attrs.frozen(eq=False, slots=False)
 class Rollouts:
     """A batch of sequences with the provenance of every token. Append-only: methods give new rollouts.
 
-    Args:
-        tokens: ``[B rows]`` int64, whole sequences.
-        origin: Same rows, uint8 of :class:`Origin`.
-        groups: ``[B]`` int64; rollouts of one task share a number.
-        tasks: One task per row.
-        sampled_logprobs: Rows of the SAMPLED tokens only, float32, as the sampler saw them; None for offline data.
-        sampling: How the tokens were drawn; None for offline data.
-        policy_version: Optimizer steps that the sampling policy had seen.
-        finish_reasons: Per row.
-        rewards: Scores by reward name.
-        steps: Rows of int64, where each turn starts among the SAMPLED tokens; None for a single turn.
-        decode: Token ids to text, for ``texts`` and ``messages``.
-
     Raises:
         DataError: What is given per row, per token or per sampled token does not fit the rows of ``tokens``.
     """
 
-    tokens: Ragged
-    origin: Ragged
-    groups: Tensor
-    tasks: Tasks
-    sampled_logprobs: Ragged | None = None
-    sampling: Sampling | None = None
-    policy_version: int = 0
-    finish_reasons: tuple[str, ...] = ()
-    rewards: Mapping[str, Scores] = attrs.field(factory=dict)
-    steps: Ragged | None = None
-    decode: Callable[[list[int]], str] | None = attrs.field(default=None, repr=False)
+    tokens: Ragged  #: ``[B rows]`` int64, whole sequences
+    origin: Ragged  #: same rows, uint8 of :class:`Origin`
+    groups: Tensor  #: ``[B]`` int64; rollouts of one task share a number
+    tasks: Tasks  #: one task per row
+    sampled_logprobs: Ragged | None = None  #: float32 per SAMPLED token, as the sampler saw it; None for offline data
+    sampling: Sampling | None = None  #: how the tokens were drawn; None for offline data
+    policy_version: int = 0  #: optimizer steps that the sampling policy had seen
+    finish_reasons: tuple[str, ...] = ()  #: per row
+    rewards: Mapping[str, Scores] = attrs.field(factory=dict)  #: by name
+    steps: Ragged | None = None  #: int64, where each turn starts among a row's SAMPLED tokens; None for a single turn
+    decode: Callable[[list[int]], str] | None = attrs.field(default=None, repr=False)  #: for ``texts`` and ``messages``
 
     def __attrs_post_init__(self) -> None:
         rows = len(self.tokens)
         if not torch.equal(self.tokens.offsets, self.origin.offsets):
             raise DataError("every token needs an origin: the rows of tokens and origin differ")
         if len(self.groups) != rows or len(self.tasks) != rows:
-            raise DataError(
-                f"{rows} sequences need {rows} groups and tasks, got {len(self.groups)} and {len(self.tasks)}"
-            )
+            given = f"{len(self.groups)} and {len(self.tasks)}"
+            raise DataError(f"{rows} sequences need {rows} groups and tasks, got {given}")
         if self.finish_reasons and len(self.finish_reasons) != rows:
             raise DataError(f"{rows} sequences need {rows} finish reasons, got {len(self.finish_reasons)}")
         if self.steps is not None and len(self.steps) != rows:
@@ -197,50 +159,35 @@ class Rollouts:
 
     @classmethod
     def single_turn(
-        cls,
-        prompts: Ragged,
-        generated: Generated,
-        tasks: Sequence[Task],
-        *,
-        samples: int = 1,
-        sampling: Sampling | None = None,
-        policy_version: int = 0,
-        decode: Callable[[list[int]], str] | None = None,
+        cls, prompts: Ragged, generated: Generated, tasks: Sequence[Task], *, samples: int = 1, **further: Any
     ) -> Rollouts:
-        """Join prompts ``[P rows]`` and their ``samples`` completions each ``[P * samples rows]``."""
+        """Join prompts ``[P rows]`` and their ``samples`` completions each ``[P * samples rows]``.
+
+        ``further`` are fields of the rollouts: ``sampling``, ``policy_version``, ``decode``.
+        """
         repeated = prompts.repeat(samples)
         rows = [torch.cat(pair) for pair in zip(repeated, generated.completions, strict=True)]
-        origin = [
-            torch.cat([torch.full((len(prompt),), Origin.PROMPT), torch.full((len(completion),), Origin.SAMPLED)])
-            for prompt, completion in zip(repeated, generated.completions, strict=True)
-        ]
+        tokens = Ragged.from_rows(rows, dtype=torch.int64)
+        in_prompt = tokens.positions < repeated.lengths[tokens.row_ids]
         return cls(
-            tokens=Ragged.from_rows(rows, dtype=torch.int64),
-            origin=Ragged.from_rows(origin, dtype=torch.uint8),
+            tokens=tokens,
+            origin=tokens.with_values(torch.where(in_prompt, Origin.PROMPT, Origin.SAMPLED).to(torch.uint8)),
             groups=torch.arange(len(prompts)).repeat_interleave(samples),
-            tasks=Tasks([task for task in tasks for _ in range(samples)]),
+            tasks=Tasks(task for task in tasks for _ in range(samples)),
             sampled_logprobs=generated.logprobs,
-            sampling=sampling,
-            policy_version=policy_version,
             finish_reasons=generated.finish_reasons,
-            decode=decode,
+            **further,
         )
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @cached_property
-    def prompt_lengths(self) -> Tensor:
-        """``[B]`` int64, tokens before the first one that is not PROMPT."""
-        after = (self.origin.values != Origin.PROMPT).long()
-        seen = torch.cumsum(after, 0)
-        before_row = torch.cat([seen.new_zeros(1), seen])[self.origin.offsets[:-1]]
-        leading = self.origin.map(lambda _: (seen - before_row[self.origin.row_ids] == 0).long())
-        return leading.sum()
-
-    @cached_property
     def _in_completion(self) -> Tensor:
-        return self.tokens.positions >= self.prompt_lengths[self.tokens.row_ids]
+        """``[N]`` bool, True from the first token of a row on that is not PROMPT."""
+        seen = torch.cumsum(self.origin.values != Origin.PROMPT, 0)
+        before_row = torch.cat([seen.new_zeros(1), seen])[self.origin.offsets[:-1]]
+        return seen > before_row[self.origin.row_ids]
 
     @cached_property
     def prompts(self) -> Ragged:
@@ -270,7 +217,9 @@ class Rollouts:
     @cached_property
     def texts(self) -> list[str]:
         """Completions as text, special tokens left out."""
-        return [self._decode(row) for row in self.completions]
+        if self.decode is None:
+            raise DataError("these rollouts have no tokenizer, so their text cannot be read")
+        return [self.decode(row) for row in self.completions.tolist()]
 
     @cached_property
     def messages(self) -> list[tuple[Message, ...]]:
@@ -280,13 +229,9 @@ class Rollouts:
     @cached_property
     def truncated(self) -> Tensor:
         """``[B]`` bool, True where the token limit cut the completion."""
-        cut = [reason == "length" for reason in self.finish_reasons]
-        return torch.tensor(cut or [False] * len(self), dtype=torch.bool)
-
-    def _decode(self, row: Tensor) -> str:
-        if self.decode is None:
-            raise DataError("these rollouts have no tokenizer, so their text cannot be read")
-        return self.decode(row.tolist())
+        return torch.tensor(
+            [reason == "length" for reason in self.finish_reasons or [""] * len(self)], dtype=torch.bool
+        )
 
     def with_rewards(self, **rewards: Scores) -> Rollouts:
         return attrs.evolve(self, rewards={**self.rewards, **rewards})
@@ -305,9 +250,9 @@ class Rollouts:
             tokens=self.tokens.select(index),
             origin=self.origin.select(index),
             groups=self.groups[index],
-            tasks=Tasks([self.tasks[row] for row in picked]),
+            tasks=Tasks(self.tasks[row] for row in picked),
             sampled_logprobs=self.sampled_logprobs.select(index) if self.sampled_logprobs is not None else None,
             finish_reasons=tuple(self.finish_reasons[row] for row in picked) if self.finish_reasons else (),
-            rewards={name: scores.select(picked) for name, scores in self.rewards.items()},
+            rewards={name: scores.select(index) for name, scores in self.rewards.items()},
             steps=self.steps.select(index) if self.steps is not None else None,
         )

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import attrs
+from attrs import field, frozen
 from attrs.validators import and_, ge, gt, instance_of, le
 
+positive = and_(instance_of(int), ge(1))
+count = and_(instance_of(int), ge(0))
+share = and_(ge(0.0), le(1.0))
 
-def _as_tuple(tokens: Iterable[int]) -> tuple[int, ...]:
-    return tuple(tokens)
 
-
-@attrs.frozen
+@frozen
 class Sampling:
     """The sampling record of a rollout. The trainer reads the temperature from here, never from its own options.
-
-    Args:
-        max_tokens: Most tokens sampled for one completion.
-        min_tokens: Fewest tokens before a stop token may be drawn.
-        temperature: Divides the logits; 0 means greedy. Usual range 0.6 to 1.2.
-        top_k: Keep the k most likely tokens; 0 keeps all.
-        top_p: Keep the smallest set of tokens whose probability reaches p; 1 keeps all.
-        min_p: Drop tokens less likely than min_p times the likeliest; 0 keeps all.
-        stop_tokens: Token ids that end a completion, besides the tokenizer's end token.
 
     Raises:
         ValueError: A value out of its range, or ``min_tokens`` above ``max_tokens``.
     """
 
-    max_tokens: int = attrs.field(default=256, validator=and_(instance_of(int), ge(1)))
-    min_tokens: int = attrs.field(default=0, validator=and_(instance_of(int), ge(0)))
-    temperature: float = attrs.field(default=1.0, validator=ge(0))
-    top_k: int = attrs.field(default=0, validator=and_(instance_of(int), ge(0)))
-    top_p: float = attrs.field(default=1.0, validator=and_(gt(0), le(1)))
-    min_p: float = attrs.field(default=0.0, validator=and_(ge(0), le(1)))
-    stop_tokens: tuple[int, ...] = attrs.field(default=(), converter=_as_tuple)
+    max_tokens: int = field(default=256, validator=positive)  #: most tokens sampled for one completion
+    min_tokens: int = field(default=0, validator=count)  #: fewest tokens before a stop token may be drawn
+    temperature: float = field(default=1.0, validator=ge(0))  #: divides the logits; 0 is greedy, usual range 0.6 to 1.2
+    top_k: int = field(default=0, validator=count)  #: keep the k most likely tokens; 0 keeps all
+    #: keep the smallest set of tokens whose probability reaches p; 1 keeps all
+    top_p: float = field(default=1.0, validator=and_(gt(0), le(1)))
+    min_p: float = field(default=0.0, validator=share)  #: drop tokens less likely than this times the likeliest
+    stop_tokens: tuple[int, ...] = field(default=(), converter=tuple[int, ...])  #: besides the tokenizer's end token
 
     def __attrs_post_init__(self) -> None:
         if self.min_tokens > self.max_tokens:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from dovetail.errors import did_you_mean
 
@@ -16,43 +19,57 @@ class Mistake(ValueError):
     """A value that does not fit. Its message is shown to the user with the path of the value."""
 
 
-def _only(kind: type, *also: type) -> Callable[[Any, Any], Any]:
-    def read(value: Any, _: Any) -> Any:
-        fits = isinstance(value, (kind, *also)) and (kind is bool or not isinstance(value, bool))
-        if not fits:
-            raise Mistake(f"expected {kind.__name__}, got {type(value).__name__} {value!r}")
-        return kind(value)
-
-    return read
+def _unfit(value: Any, expected: str) -> Mistake:
+    return Mistake(f"expected {expected}, got {type(value).__name__} {value!r}")
 
 
 @functools.cache
 def converter() -> Converter:
-    """The strict converter: int, float, bool and str are never turned into one another (int to float apart)."""
-    import attrs
+    """The strict converter: int, float, bool, str and lists are never turned into one another (int to float apart)."""
     from cattrs import Converter
-    from cattrs.gen import make_dict_structure_fn
+    from cattrs.cols import is_any_set, is_sequence
 
     strict = Converter(forbid_extra_keys=True)
-    strict.register_structure_hook(int, _only(int))
-    strict.register_structure_hook(float, _only(float, int))
-    strict.register_structure_hook(bool, _only(bool))
-    strict.register_structure_hook(str, _only(str))
-
-    def attrs_hook(cls: type) -> Callable[[Any, Any], Any]:
-        read_fields: Any = make_dict_structure_fn(cls, strict, _cattrs_forbid_extra_keys=True)
-
-        def read(value: Any, kind: Any) -> Any:
-            if isinstance(value, cls):
-                return value
-            if not isinstance(value, Mapping):
-                raise Mistake(f"expected options of {cls.__name__}, got {type(value).__name__} {value!r}")
-            return read_fields(value, kind)
-
-        return read
-
-    strict.register_structure_hook_factory(lambda kind: isinstance(kind, type) and attrs.has(kind), attrs_hook)
+    for primitive in (int, float, bool, str):
+        strict.register_structure_hook(primitive, _read_primitive)
+    strict.register_structure_hook_factory(attrs.has, _fields_hook)
+    strict.register_structure_hook_factory(lambda kind: is_sequence(kind) or is_any_set(kind), _collection_hook)
     return strict
+
+
+def _read_primitive(value: Any, kind: type) -> Any:
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise _unfit(value, kind.__name__)
+    return kind(value)
+
+
+def _fields_hook(cls: type, strict: Converter) -> Callable[[Any, Any], Any]:
+    read_fields: Any = strict.gen_structure_attrs_fromdict(cls)
+
+    def read(value: Any, kind: Any) -> Any:
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise _unfit(value, f"options of {cls.__name__}")
+        return read_fields(value, kind)
+
+    return read
+
+
+def _collection_hook(kind: Any, strict: Converter) -> Callable[[Any, Any], Any]:
+    from cattrs.cols import list_structure_factory
+
+    collections: dict[Any, type] = {list: list, set: set, frozenset: frozenset}
+    collect = collections.get(typing.get_origin(kind) or kind, tuple)
+    read_list = list_structure_factory(kind, strict)
+
+    def read(value: Any, _: Any) -> Any:
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+            raise _unfit(value, "a list")
+        return collect(read_list(value, kind))
+
+    return read
 
 
 def read_value(value: Any, kind: Any) -> Any:
@@ -70,8 +87,7 @@ def read_value(value: Any, kind: Any) -> Any:
     except StructureHandlerNotFoundError:
         return value
     except Exception as error:  # cattrs groups errors of many types; all of them mean "does not fit"
-        lines = [f"{path}: {text}" if path else text for path, text in explain(error)]
-        raise Mistake("; ".join(lines)) from error
+        raise Mistake("; ".join(f"{path}: {text}" if path else text for path, text in explain(error))) from error
 
 
 def explain(error: BaseException, path: str = "") -> Iterator[tuple[str, str]]:
@@ -81,22 +97,17 @@ def explain(error: BaseException, path: str = "") -> Iterator[tuple[str, str]]:
         ClassValidationError,
         ForbiddenExtraKeysError,
         IterableValidationError,
-        IterableValidationNote,
     )
 
     if isinstance(error, ClassValidationError | IterableValidationError):
-        for inner in error.exceptions:
-            place = path
-            for note in getattr(inner, "__notes__", ()):
-                if isinstance(note, AttributeValidationNote):
-                    place = f"{path}.{note.name}" if path else note.name
-                elif isinstance(note, IterableValidationNote):
-                    place = f"{path}[{note.index!r}]"
-            yield from explain(inner, place)
+        noted, others = error.group_exceptions()
+        for inner, note in noted:
+            step = f".{note.name}" if isinstance(note, AttributeValidationNote) else f"[{note.index!r}]"
+            yield from explain(inner, f"{path}{step}".removeprefix("."))
+        for inner in others:
+            yield from explain(inner, path)
     elif isinstance(error, ForbiddenExtraKeysError):
-        import attrs
-
-        known = [field.alias for field in attrs.fields(error.cl)] if error.cl and attrs.has(error.cl) else []
+        known = [field.alias for field in attrs.fields(error.cl)] if attrs.has(error.cl) else []
         for key in sorted(error.extra_fields):
             yield path, f"unknown option {key!r}, {did_you_mean(key, known)}"
     elif isinstance(error, KeyError):

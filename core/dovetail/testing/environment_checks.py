@@ -11,8 +11,7 @@ from typing import Any
 
 import attrs
 
-from dovetail.environment import Environment
-from dovetail.messages import Message, StepResult, Task
+from dovetail.messages import Environment, Message, StepResult, Task
 from dovetail.parts import Part
 
 _CANARY = "canary-7c1e44"

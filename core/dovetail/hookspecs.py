@@ -30,8 +30,6 @@ hookspec = pluggy.HookspecMarker("dovetail")
 
 
 # ------------------------------------------------------------------------------------------------ a run begins
-
-
 class RunSpecs:
     """Lifecycle: broadcast to every active part that implements them, whatever its kind."""
 
@@ -57,8 +55,6 @@ class RunSpecs:
 
 
 # ------------------------------------------------------------------------------------------------ tasks and tokens
-
-
 class EnvironmentSpecs:
     """Kind ``environments``: a factory of episodes. Its fields are its options."""
 
@@ -103,8 +99,6 @@ class GeneratorSpecs:
 
 
 # ------------------------------------------------------------------------------------------------ rewards
-
-
 class RewardSpecs:
     """Kind ``rewards``: a value for each sequence."""
 
@@ -125,11 +119,9 @@ class RewardSpecs:
         """Called once for each batch of rollouts, off the training thread, with a deadline. May be async.
 
         Args:
-            completions: B rows of token ids from the policy's first token on.
-            prompts: B rows of token ids before it.
+            completions, prompts: B rows of token ids, from the policy's first token on and before it.
             mask: Rows of ``completions``, bool: which tokens the policy sampled.
-            texts: B decoded completions.
-            messages: B conversations, the completion last.
+            texts, messages: B decoded completions; B conversations, the completion last.
             tasks: B tasks; ``tasks["answer"]`` is a column.
             groups: ``[B]``; rows of one task share a number.
             steps: Turn boundaries, or None.
@@ -143,8 +135,6 @@ class RewardSpecs:
 
 
 # ------------------------------------------------------------------------------------------------ advantages, losses
-
-
 class AdvantageSpecs:
     """Kind ``advantages``: credit for each token. Called on valid rows only."""
 
@@ -169,18 +159,13 @@ class AdvantageSpecs:
 
         Args:
             rewards: ``[B]`` float32, the weighted total.
-            groups: ``[B]`` int64.
-            reward_parts: ``[B]`` float32 for each reward by name, without its weight.
-            reward_weights: The weight of each, by name.
-            values: Value of the state before each sampled token.
-            final_values: ``[B]``, value of the state after the last token.
+            groups, tasks, steps: As a reward sees them; ``groups`` is int64.
+            reward_parts, reward_weights: ``[B]`` float32 for each reward by name, without its weight; the weights.
+            values, final_values: Value of the state before each sampled token; ``[B]``, after the last one.
             logprobs: Of the policy, before this batch's optimizer steps.
-            ref_logprobs: Of the reference.
-            sampled_logprobs: As the sampler saw them.
+            ref_logprobs, sampled_logprobs: Of the reference; as the sampler saw them.
             sampled: The sampled tokens, for their lengths.
             truncated: ``[B]`` bool, cut by the token limit.
-            tasks: B tasks.
-            steps: Turn boundaries, or None.
 
         Returns ``[B]``, or a Ragged over the sampled tokens, or :class:`~dovetail.results.Advantages` with returns
         and metrics; finite. An error stops the run.
@@ -208,14 +193,10 @@ class LossSpecs:
 
         Args:
             advantages: Credit per sampled token.
-            logprobs: Of the live policy; carries the gradient.
-            old_logprobs: Of the policy before this batch's first optimizer step.
-            ref_logprobs: Of the reference.
-            sampled_logprobs: As the sampler saw them.
-            values: Of the live value model; carries the gradient.
-            old_values: Of the value model before this batch's first optimizer step.
+            logprobs, values, entropy: Of the live policy and value model; these carry the gradient.
+            old_logprobs, old_values: The same before this batch's first optimizer step.
+            ref_logprobs, sampled_logprobs: Of the reference; as the sampler saw them.
             returns: Targets of the value model.
-            entropy: Of the live policy's distribution at each token; carries the gradient.
             rewards: The total reward, spread over the tokens.
 
         Returns :class:`~dovetail.results.LossTerms`: a Ragged of terms (or ``[B]`` for a loss on whole sequences), a
@@ -224,26 +205,24 @@ class LossSpecs:
 
 
 # ------------------------------------------------------------------------------------------------ sinks
-
-
 class LoggerSpecs:
-    """Kind ``loggers``: a sink."""
+    """Kind ``loggers``: a sink. An error is reported once and the logger is switched off."""
 
     @hookspec
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Called after each step and each evaluation. An error is reported once and the logger is switched off."""
+        """Called after each step and each evaluation."""
 
     @hookspec
     def log_rollouts(self, step: int, rollouts: Rollouts) -> None:
-        """Called after each step whose rollouts are kept. Errors as for ``log_metrics``."""
+        """Called after each step whose rollouts are kept."""
 
     @hookspec
     def log_artifact(self, path: Path, name: str) -> None:
-        """Called for files worth keeping: the final model, a plot. Errors as for ``log_metrics``."""
+        """Called for files worth keeping: the final model, a plot."""
 
     @hookspec
     def close(self) -> None:
-        """Called once at the end of a run, also of one that failed. Errors as for ``log_metrics``."""
+        """Called once at the end of a run, also of one that failed."""
 
 
 SPECS = (RunSpecs, EnvironmentSpecs, GeneratorSpecs, RewardSpecs, AdvantageSpecs, LossSpecs, LoggerSpecs)

@@ -1,8 +1,8 @@
 """The table of contents of dovetail: every hook, in the order in which a run calls it.
 
 A part implements the hook of its kind with ``@dovetail.hookimpl`` and takes any subset of the arguments shown here:
-what it asks for is what the graph computes for it. Each docstring answers four questions: when it is called, with
-what, what it must return, and what an error does.
+what it asks for is what the graph computes for it. Each spec answers four questions: when it is called, with what,
+what it must return, and what an error does.
 
 Parts see only what counts. Per-token arguments of estimators and losses are :class:`~dovetail.ragged.Ragged` rows of
 *sampled* tokens; rows whose reward is invalid are taken out before an estimator or a loss is called. So neither needs
@@ -67,10 +67,7 @@ class EnvironmentSpecs:
 
     @hookspec
     def make(self) -> Awaitable[Environment]:
-        """Called once for each episode. Async. Returns a fresh :class:`~dovetail.messages.Environment`.
-
-        An error makes the sample INVALID.
-        """
+        """Called once for each episode. Async. Returns a fresh Environment. An error makes the sample INVALID."""
 
 
 class GeneratorSpecs:
@@ -78,17 +75,15 @@ class GeneratorSpecs:
 
     @hookspec
     def generate(
-        self, model: Any, tokenizer: Any, prompts: Ragged, samples: int, sampling: Sampling, seeds: Tensor
+        self,
+        model: Any,  # a transformers model in eval mode, without gradients
+        tokenizer: Any,  # its own, with pad and end tokens set
+        prompts: Ragged,  # P rows of int64 token ids, each distinct task once
+        samples: int,  # completions for each prompt; rows of one prompt lie side by side in the result
+        sampling: Sampling,  # its stop tokens hold the end tokens of tokenizer and model
+        seeds: Tensor,  # [P * samples] int64; a generator that keeps its promise draws a row from its seed alone
     ) -> Generated:
         """Called once for each step of a single-turn recipe.
-
-        Args:
-            model: A transformers model in eval mode, without gradients.
-            tokenizer: Its tokenizer, with pad and end tokens set.
-            prompts: P rows of int64 token ids, each distinct task once.
-            samples: Completions for each prompt; rows of one prompt lie side by side in the result.
-            sampling: Temperature, truncation, limits; its stop tokens hold the end tokens of tokenizer and model.
-            seeds: ``[P * samples]`` int64. A generator that keeps its promise draws a row's tokens from its seed alone.
 
         Returns P * samples completions and their log-probs. An error stops the run.
         """
@@ -105,28 +100,18 @@ class RewardSpecs:
     @hookspec
     def score(
         self,
-        completions: Ragged,
-        prompts: Ragged,
-        mask: Ragged,
-        texts: Sequence[str],
-        messages: Sequence[Sequence[Message]],
-        tasks: Tasks,
-        groups: Tensor,
-        steps: Ragged | None,
-        finish_reasons: Sequence[str],
-        rollouts: Rollouts,
+        completions: Ragged,  # B rows of token ids from the policy's first token on
+        prompts: Ragged,  # B rows of token ids before it
+        mask: Ragged,  # rows of completions, bool: which tokens the policy sampled
+        texts: Sequence[str],  # B decoded completions
+        messages: Sequence[Sequence[Message]],  # B conversations, the completion last
+        tasks: Tasks,  # B tasks; tasks["answer"] is a column
+        groups: Tensor,  # [B] int64; rows of one task share a number
+        steps: Ragged | None,  # turn boundaries, or None
+        finish_reasons: Sequence[str],  # "stop" or "length" per row
+        rollouts: Rollouts,  # all of the above
     ) -> Tensor | Sequence[float | Invalid]:
         """Called once for each batch of rollouts, off the training thread, with a deadline. May be async.
-
-        Args:
-            completions, prompts: B rows of token ids, from the policy's first token on and before it.
-            mask: Rows of ``completions``, bool: which tokens the policy sampled.
-            texts, messages: B decoded completions; B conversations, the completion last.
-            tasks: B tasks; ``tasks["answer"]`` is a column.
-            groups: ``[B]``; rows of one task share a number.
-            steps: Turn boundaries, or None.
-            finish_reasons: ``stop`` or ``length`` per row.
-            rollouts: All of the above.
 
         Returns B finite numbers; ``dovetail.Invalid(reason)`` in the place of one that cannot be given. A row that
         raises or is not finite is INVALID, one that misses the deadline is TIMEOUT; neither is ever 0. Another number
@@ -141,31 +126,21 @@ class AdvantageSpecs:
     @hookspec
     def estimate(
         self,
-        rewards: Tensor,
-        groups: Tensor,
-        reward_parts: Mapping[str, Tensor],
-        reward_weights: Mapping[str, float],
-        values: Ragged,
-        final_values: Tensor,
-        logprobs: Ragged,
-        ref_logprobs: Ragged,
-        sampled_logprobs: Ragged,
-        sampled: Ragged,
-        truncated: Tensor,
-        tasks: Tasks,
-        steps: Ragged | None,
+        rewards: Tensor,  # [B] float32, the weighted total
+        groups: Tensor,  # [B] int64; rows of one task share a number
+        reward_parts: Mapping[str, Tensor],  # [B] float32 for each reward by name, without its weight
+        reward_weights: Mapping[str, float],  # by name
+        values: Ragged,  # value of the state before each sampled token
+        final_values: Tensor,  # [B], value of the state after the last token
+        logprobs: Ragged,  # of the policy, before this batch's optimizer steps
+        ref_logprobs: Ragged,  # of the reference
+        sampled_logprobs: Ragged,  # as the sampler saw them
+        sampled: Ragged,  # the sampled tokens, for their lengths
+        truncated: Tensor,  # [B] bool, cut by the token limit
+        tasks: Tasks,  # B tasks
+        steps: Ragged | None,  # turn boundaries, or None
     ) -> Tensor | Ragged | Advantages:
         """Called once for each batch, without gradients, on all rows of the batch that have a valid reward.
-
-        Args:
-            rewards: ``[B]`` float32, the weighted total.
-            groups, tasks, steps: As a reward sees them; ``groups`` is int64.
-            reward_parts, reward_weights: ``[B]`` float32 for each reward by name, without its weight; the weights.
-            values, final_values: Value of the state before each sampled token; ``[B]``, after the last one.
-            logprobs: Of the policy, before this batch's optimizer steps.
-            ref_logprobs, sampled_logprobs: Of the reference; as the sampler saw them.
-            sampled: The sampled tokens, for their lengths.
-            truncated: ``[B]`` bool, cut by the token limit.
 
         Returns ``[B]``, or a Ragged over the sampled tokens, or :class:`~dovetail.results.Advantages` with returns
         and metrics; finite. An error stops the run.
@@ -178,26 +153,18 @@ class LossSpecs:
     @hookspec
     def loss_terms(
         self,
-        advantages: Ragged,
-        logprobs: Ragged,
-        old_logprobs: Ragged,
-        ref_logprobs: Ragged,
-        sampled_logprobs: Ragged,
-        values: Ragged,
-        old_values: Ragged,
-        returns: Ragged,
-        entropy: Ragged,
-        rewards: Ragged,
+        advantages: Ragged,  # credit per sampled token
+        logprobs: Ragged,  # of the live policy; carries the gradient
+        old_logprobs: Ragged,  # of the policy before this batch's first optimizer step
+        ref_logprobs: Ragged,  # of the reference
+        sampled_logprobs: Ragged,  # as the sampler saw them
+        values: Ragged,  # of the live value model; carries the gradient
+        old_values: Ragged,  # of the value model before this batch's first optimizer step
+        returns: Ragged,  # targets of the value model
+        entropy: Ragged,  # of the live policy's distribution at each token; carries the gradient
+        rewards: Ragged,  # the total reward, spread over the tokens
     ) -> LossTerms:
         """Called for each micro-batch, with gradients, on valid rows only.
-
-        Args:
-            advantages: Credit per sampled token.
-            logprobs, values, entropy: Of the live policy and value model; these carry the gradient.
-            old_logprobs, old_values: The same before this batch's first optimizer step.
-            ref_logprobs, sampled_logprobs: Of the reference; as the sampler saw them.
-            returns: Targets of the value model.
-            rewards: The total reward, spread over the tokens.
 
         Returns :class:`~dovetail.results.LossTerms`: a Ragged of terms (or ``[B]`` for a loss on whole sequences), a
         reduction tag, and metrics per token or per sequence, which the engine averages. An error stops the run.

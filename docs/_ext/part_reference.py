@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from typing import Any
 
 from docutils import nodes
@@ -58,15 +59,14 @@ class HooksDirective(Directive):
             section += nodes.paragraph(text=inspect.getdoc(group) or "")
             for name, function in vars(group).items():
                 if not name.startswith("_"):
-                    section += _hook(name, function)
+                    section += _hook(function)
             sections.append(section)
         return sections
 
 
-def _hook(name: str, function: Any) -> list[nodes.Node]:
-    arguments = [parameter for parameter in inspect.signature(function).parameters if parameter != "self"]
-    head = nodes.paragraph("", "", nodes.literal(text=f"{name}({', '.join(arguments)})"))
-    return [head, nodes.literal_block(text=inspect.getdoc(function) or "")]
+def _hook(function: Any) -> nodes.literal_block:
+    """The spec as it is written: every argument has its type and its meaning beside it."""
+    return nodes.literal_block(text=textwrap.dedent(inspect.getsource(function)), language="python")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -51,22 +51,27 @@ class Option:
 def options_of(target: Any) -> tuple[Option, ...]:
     """The options of a part's class (attrs fields) or function (keyword-only parameters)."""
     docs = argument_docs(inspect.getdoc(target) or "")
+    hints = _type_hints(target.__init__) | _type_hints(target)
     if attrs.has(target):
-        declared = [(field.alias, field.type, _default(field)) for field in attrs.fields(target) if field.init]
+        fields = [field for field in attrs.fields(target) if field.init]
+        declared = [(f.alias, hints.get(f.name, hints.get(f.alias, f.type)), f.default) for f in fields]
     else:
         keyword_only = [p for p in _parameters(target) if p.kind is p.KEYWORD_ONLY]
-        declared = [(p.name, Any, attrs.NOTHING if p.default is p.empty else p.default) for p in keyword_only]
+        declared = [(p.name, hints.get(p.name, Any), p.default) for p in keyword_only]
+    return tuple(Option(name, kind, _value(default), docs.get(name, "")) for name, kind, default in declared)
+
+
+def _type_hints(target: Any) -> dict[str, Any]:
     try:
-        types = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        return typing.get_type_hints(target)
     except Exception:  # a hint may name what is imported for type checkers alone: the option is then not type-checked
-        types = {}
-    return tuple(Option(name, types.get(name, hint), default, docs.get(name, "")) for name, hint, default in declared)
+        return {}
 
 
-def _default(field: attrs.Attribute[Any]) -> Any:
-    default: Any = field.default
-    is_constant = not isinstance(default, attrs.Factory) or default.takes_self  # type: ignore[arg-type]
-    return default if is_constant else default.factory()
+def _value(default: Any) -> Any:
+    if isinstance(default, attrs.Factory) and not default.takes_self:  # type: ignore[arg-type]
+        return default.factory()
+    return attrs.NOTHING if default is inspect.Parameter.empty else default
 
 
 def _parameters(target: Any) -> list[inspect.Parameter]:

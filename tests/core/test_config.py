@@ -103,6 +103,7 @@ def test_all_mistakes_are_told_at_once_with_path_and_line(tmp_path):
         ("policy.tiny=null", "an agent needs either `model` or `tiny`"),
         ("algorithm.group_size=many", "expected int, got str 'many'"),
         ("algorithm.clip=true", "expected float, got bool True"),
+        ("loggers.0.metrics=reward", "option 'metrics': expected a list, got str 'reward'"),
         ("rewards.0.target=-1", "'target' must be > 0"),
         ("rewards.3.target=1", "there is no entry 3"),
         ("sampling.top_p=0", "'top_p' must be > 0"),
@@ -189,6 +190,12 @@ class Nested:
         ({"inner": {"top_p": 3}}, Nested, "inner: 'top_p' must be <= 1"),
         ({"innr": {}}, Nested, "did you mean 'inner'?"),
         (7, Nested, "expected options of Nested, got int 7"),
+        ("think", tuple[str, ...], "expected a list, got str 'think'"),
+        ("think", list[str] | None, "expected a list, got str 'think'"),
+        ("think", frozenset[str], "expected a list, got str 'think'"),
+        ({"think": 1}, tuple[str, ...], "expected a list, got dict {'think': 1}"),
+        (None, tuple[str, ...], "expected a list, got NoneType None"),
+        ([["a"], "bc"], tuple[tuple[str, ...], ...], "[1]: expected a list, got str 'bc'"),
     ],
 )
 def test_values_are_read_strictly(value, kind, message):
@@ -204,6 +211,8 @@ def test_what_fits_is_read():
     assert read_value({"sizes": [1, 2]}, Nested) == Nested(sizes=(1, 2))
     assert read_value(Nested(), Nested) == Nested()
     assert read_value(None, int | None) is None
+    for kind in (tuple, list, set, frozenset):
+        assert read_value(["a", "b"], kind[str, ...] if kind is tuple else kind[str]) == kind(["a", "b"])
     assert read_value(len, object) is len
 
 

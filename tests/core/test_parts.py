@@ -145,6 +145,28 @@ def test_two_equal_parts_serve_in_one_run():
     assert called == [3, 3]
 
 
+def test_callbacks_are_called_in_config_order_unless_they_say_otherwise():
+    """The order of the configuration; tryfirst and trylast are pluggy's."""
+    called = []
+
+    class Listener:
+        def __init__(self, name):
+            self.name = name
+
+        @dt.hookimpl
+        def on_step_end(self, step):
+            called.append(self.name)
+
+    class Eager(Listener):
+        @dt.hookimpl(tryfirst=True)
+        def on_step_end(self, step):
+            called.append(self.name)
+
+    parts = [Part("extensions", name, kind(name)) for name, kind in (("a", Listener), ("b", Listener), ("c", Eager))]
+    PartManager(parts).broadcast("on_step_end", run=None, step=3, metrics={})
+    assert called == ["c", "a", "b"]
+
+
 def test_an_error_in_a_part_names_its_line():
     """The innermost line of the part's own code is shown."""
 

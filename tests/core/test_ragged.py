@@ -1,5 +1,6 @@
 """Ragged rows behave as lists of lists do."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -147,3 +148,71 @@ def test_moves_and_casts():
     rows = Ragged.from_rows([[1, 2], []], dtype=torch.int64).to(torch.float32)
     assert rows.values.dtype == torch.float32
     assert rows.map(torch.exp).exp().clamp(max=1).detach().tolist()[1] == []
+
+
+def test_a_row_is_a_sequence():
+    """A bare number where a row belongs is refused, in whatever position."""
+    with pytest.raises(DataError, match="single number"):
+        Ragged.from_rows([[1.0], 2.0])
+
+
+def test_empty_rows_do_not_change_the_dtype():
+    """An empty list reads as float32; integers beside it stay integers, and empty rows alone keep theirs."""
+    assert Ragged.from_rows([[], [1, 2], []]).values.dtype == torch.int64
+    assert Ragged.from_rows([torch.empty(0, dtype=torch.int32)]).values.dtype == torch.int32
+    assert Ragged.from_rows([], dtype=torch.uint8).values.dtype == torch.uint8
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (torch.tensor([True]), r"a mask of shape \[1\] does not fit 2 rows"),
+        (torch.tensor([0.0, 1.0]), "by index or by mask, got float32"),
+    ],
+)
+def test_rows_are_taken_by_fitting_masks_and_whole_numbers(rows, message):
+    """A short mask or a float index would take other rows than meant."""
+    with pytest.raises(DataError, match=message):
+        Ragged.from_rows([[1, 2], [3]]).select(rows)
+
+
+def test_where_takes_a_mask_over_all_tokens():
+    """A mask of another shape is refused; 0 and 1 do as well as False and True."""
+    rows = Ragged.from_rows([[1, 2], [3]])
+    assert rows.where(torch.tensor([1, 0, 1])).tolist() == [[1], [3]]
+    for mask in (torch.tensor([True, False]), torch.ones(3, 1, dtype=torch.bool)):
+        with pytest.raises(DataError, match="does not fit 3 tokens"):
+            rows.where(mask)
+
+
+def test_whole_numbers_and_truth_values_are_counted_not_wrapped():
+    """Sums of uint8 and bool are int64, and their means are fractions."""
+    small = Ragged.from_rows([[200, 100], [1]], dtype=torch.uint8)
+    assert small.sum().tolist() == [300, 1]
+    assert small.mean().tolist() == [150.0, 1.0]
+    assert Ragged.from_rows([[True, True, False], []]).sum().tolist() == [2, 0]
+
+
+def test_rows_of_vectors_meet_values_from_the_left():
+    """[B, D] per row and [N] per token both reach every entry of [N, D]."""
+    vectors = Ragged(torch.ones(3, 2), torch.tensor([0, 2, 3]))
+    assert vectors.spread(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist() == [[[1.0, 2.0]] * 2, [[3.0, 4.0]]]
+    assert (vectors * torch.tensor([2.0, 3.0])).tolist() == [[[2.0, 2.0]] * 2, [[3.0, 3.0]]]
+    assert (vectors + Ragged.from_rows([[0.0, 1.0], [2.0]])).tolist() == [[[1.0, 1.0], [2.0, 2.0]], [[3.0, 3.0]]]
+    assert vectors.mean().tolist() == [[1.0, 1.0]] * 2
+
+
+def test_a_row_longer_than_the_padding_is_refused():
+    """Nothing is cut in silence."""
+    with pytest.raises(DataError, match="a row of 3 tokens does not fit a padded length of 2"):
+        Ragged.from_rows([[1, 2, 3]]).to_padded(length=2)
+
+
+def test_numbers_and_tensors_on_the_left():
+    """A NumPy number or a tensor of values per row combines as on the right."""
+    rows = Ragged.from_rows([[1.0, 2.0], [4.0]])
+    assert (np.float64(2) * rows).tolist() == (np.int64(2) * rows).tolist() == [[2.0, 4.0], [8.0]]
+    assert (np.float32(1) - rows).tolist() == [[0.0, -1.0], [-3.0]]
+    assert (torch.tensor([2.0, 8.0]) / rows).tolist() == [[2.0, 1.0], [2.0]]
+    thirds = torch.tensor([1.0, 2.0]) / Ragged.from_rows([[3.0], [3.0]])
+    assert thirds.values.tolist() == (torch.tensor([1.0, 2.0]) / 3.0).tolist()

@@ -1,5 +1,8 @@
 """Rollouts know where every token came from."""
 
+import asyncio
+
+import attrs
 import pytest
 import torch
 
@@ -100,3 +103,118 @@ def test_sampling_tells_what_it_does():
     assert not dt.Sampling().truncates
     with pytest.raises(ValueError, match="top_p"):
         dt.Sampling(top_p=0)
+
+
+def test_what_a_task_lacks_is_found_behind_the_first():
+    """Every task of the batch is asked, and an id or an answer always is there."""
+    plain, levelled = dt.Task.of("a", id="1"), dt.Task("2", (), columns={"level": "easy", "id": "mine"})
+    assert dt.Tasks([plain, levelled])["id"] == ["1", "2"]
+    with pytest.raises(dt.DataError, match="task '1' has no column 'level'"):
+        dt.Tasks([levelled, plain])["level"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("finish_reasons", ("stop",), "3 sequences need 3 finish reasons, got 1"),
+        ("steps", dt.Ragged.from_rows([[0]]), "3 sequences need 3 rows of steps, got 1"),
+        ("sampled_logprobs", dt.Ragged.from_rows([[0.0], [], [0.0, 0.0]]), "every sampled token needs a log-prob"),
+    ],
+)
+def test_what_is_given_per_row_or_sampled_token_must_fit(field, value, message):
+    """Where it enters, not where it hurts."""
+    with pytest.raises(dt.DataError, match=message):
+        attrs.evolve(multi_turn(), **{field: value})
+
+
+def test_rows_are_taken_by_mask_too():
+    """Rollouts and scores read a mask as a mask, not as the indices 0 and 1; no rows at all are rollouts as well."""
+    rollouts = multi_turn().with_rewards(a=dt.Scores.ok(torch.arange(3.0)))
+    picked = rollouts.select(torch.tensor([False, True, True]))
+    assert picked.tokens.tolist() == [[7, 8], [9, 10, 11]]
+    assert picked.rewards["a"].values.tolist() == [1.0, 2.0]
+    with pytest.raises(dt.DataError, match="does not fit 3 rows"):
+        rollouts.rewards["a"].select(torch.tensor([True]))
+    nothing = tiny_rollouts().select([]).select([])
+    assert len(nothing) == 0
+    assert len(nothing.sampled_logprobs) == 0
+
+
+def test_a_failed_score_is_no_number():
+    """Whatever number comes with a status that is not OK becomes NaN, also after arithmetic."""
+    scores = dt.Scores(torch.tensor([1.0, 7.0]), torch.tensor([0, 1], dtype=torch.uint8), {1: "broken"})
+    for value in (scores, scores.combine(2.0, lambda _, number: torch.full((2,), number))):
+        assert value.valid.tolist() == [True, False]
+        assert value.values.isnan().tolist() == [False, True]
+
+
+def test_scores_must_fit_each_other():
+    """As many values as statuses, and the same sequences on both sides."""
+    with pytest.raises(dt.DataError, match="2 scores need as many statuses, got 1"):
+        dt.Scores(torch.zeros(2), torch.zeros(1, dtype=torch.uint8))
+    with pytest.raises(dt.DataError, match="scores of 1 and of 2 sequences"):
+        dt.Scores.ok(torch.zeros(1)).combine(dt.Scores.ok(torch.zeros(2)), lambda a, b: a + b)
+
+
+def test_a_text_is_no_list_of_messages():
+    """Its letters would each have become a message."""
+    for make in (lambda: dt.Task("1", "hello"), lambda: dt.StepResult(messages="hello")):
+        with pytest.raises(TypeError, match=r"got the text 'hello'; Task\.of"):
+            make()
+
+
+def test_an_episode_ends_in_one_way():
+    """terminated or truncated, not both."""
+    with pytest.raises(ValueError, match="either terminated or truncated"):
+        dt.StepResult(terminated=True, truncated=True)
+
+
+def test_fewer_tokens_than_the_fewest_cannot_be_asked_for():
+    """min_tokens above max_tokens is refused."""
+    with pytest.raises(ValueError, match=r"'min_tokens' must be <= 'max_tokens' \(2\): 3"):
+        dt.Sampling(max_tokens=2, min_tokens=3)
+
+
+class Countdown(dt.SyncEnvironment):
+    """Ends when its task's answer has been counted down; breaks at a reset without a task."""
+
+    def on_reset(self, seed, task):
+        if task is None:
+            raise LookupError("no task")
+        self.left = task.answer
+        return dt.StepResult(terminated=self.left == 0)
+
+    def on_step(self, action):
+        self.left -= 1
+        return dt.StepResult(truncated=self.left == 0)
+
+
+def test_a_blocking_environment_refuses_turns_outside_an_episode():
+    """Before reset, after a reset that failed or ended at once, after the end, after close."""
+
+    def task(count):
+        return dt.Task("1", (), answer=count)
+
+    async def play():
+        environment, turn = Countdown(), dt.Message("assistant", "go")
+        with pytest.raises(RuntimeError, match="before reset"):
+            await environment.step(turn)
+        assert not (await environment.reset(seed=0, task=task(1))).terminated
+        assert (await environment.step(turn)).truncated
+        with pytest.raises(RuntimeError, match="after the end"):
+            await environment.step(turn)
+        await environment.reset(seed=0, task=task(9))
+        with pytest.raises(LookupError):
+            await environment.reset(seed=0)
+        with pytest.raises(RuntimeError):
+            await environment.step(turn)
+        assert (await environment.reset(seed=0, task=task(0))).terminated
+        with pytest.raises(RuntimeError):
+            await environment.step(turn)
+        await environment.reset(seed=0, task=task(9))
+        await environment.close()
+        await environment.close()
+        with pytest.raises(RuntimeError):
+            await environment.step(turn)
+
+    asyncio.run(play())

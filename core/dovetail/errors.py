@@ -8,10 +8,8 @@ from collections.abc import Iterable
 class DovetailError(Exception):
     """Base of all errors raised on purpose.
 
-    Args:
-        what: One sentence that says what is wrong.
-        where: Lines that name the place (a file and line, a config path, a part and its distribution).
-        hint: The next step for the reader.
+    ``what`` is one sentence that says what is wrong; ``where`` holds lines that name the place (a file and line, a
+    config path, a part and its distribution); ``hint`` is the reader's next step.
     """
 
     exit_code = 1

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from dovetail.messages import Environment, Message, Task
     from dovetail.ragged import Ragged
-    from dovetail.results import Advantages, LossTerms
-    from dovetail.rollouts import Generated, Invalid, Rollouts, Tasks
+    from dovetail.rollouts import Advantages, Generated, Invalid, LossTerms, Rollouts, Tasks
     from dovetail.sampling import Sampling
 
 hookspec = pluggy.HookspecMarker("dovetail")
@@ -142,7 +141,7 @@ class AdvantageSpecs:
     ) -> Tensor | Ragged | Advantages:
         """Called once for each batch, without gradients, on all rows of the batch that have a valid reward.
 
-        Returns ``[B]``, or a Ragged over the sampled tokens, or :class:`~dovetail.results.Advantages` with returns
+        Returns ``[B]``, or a Ragged over the sampled tokens, or Advantages with returns
         and metrics; finite. An error stops the run.
         """
 
@@ -166,7 +165,7 @@ class LossSpecs:
     ) -> LossTerms:
         """Called for each micro-batch, with gradients, on valid rows only.
 
-        Returns :class:`~dovetail.results.LossTerms`: a Ragged of terms (or ``[B]`` for a loss on whole sequences), a
+        Returns LossTerms: a Ragged of terms (or ``[B]`` for a loss on whole sequences), a
         reduction tag, and metrics per token or per sequence, which the engine averages. An error stops the run.
         """
 

@@ -13,10 +13,8 @@ T = TypeVar("T")
 
 
 def read_jsonl(path: str | Path, read: Callable[[Any], T], on_broken: Literal["stop", "skip"] = "stop") -> Iterator[T]:
-    """Give ``read(value)`` for each line that is not empty; ``read`` says by any usual error that it cannot.
-
-    Raises:
-        DataError: The file cannot be opened, or a line is broken and ``on_broken`` is ``stop``.
+    """Give ``read(value)`` for each line that is not empty. A file that cannot be opened is a DataError, and so is a
+    broken line (``read`` raises ValueError, TypeError, KeyError or DataError) unless ``on_broken`` is ``skip``.
     """
     try:
         file = Path(path).open(encoding="utf-8")  # noqa: SIM115 - closed below; only opening may fail here

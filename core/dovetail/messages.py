@@ -9,8 +9,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import attrs
 
-Role = Literal["system", "user", "assistant", "tool"]
-
 
 class StopReason(enum.StrEnum):
     """Why an episode ended. A closed set, so that metrics can count it."""
@@ -47,7 +45,7 @@ class ToolSpec:
 class Message:
     """One turn of a conversation."""
 
-    role: Role
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None

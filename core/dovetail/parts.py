@@ -144,11 +144,7 @@ class Part:
         return tuple(name for name in self.asks_for(hook) if name not in ignored)
 
     def call(self, hook: str, available: Mapping[str, Any]) -> Any:
-        """Call the hook with the arguments that it asks for.
-
-        Raises:
-            PartError: It raised; the message names the part and the line in its code.
-        """
+        """Call the hook with what it asks for. What it raises becomes a PartError that names the line in its code."""
         needed = self.needs(hook)
         arguments = {name: available[name] if name in needed else None for name in self.asks_for(hook)}
         try:
@@ -192,12 +188,7 @@ class FunctionPart:
 def build_part(
     kind: str, name: str, target: Any, options: Mapping[str, Any], provenance: Provenance | None = None
 ) -> Part:
-    """Make a part of a class or a function.
-
-    Raises:
-        OptionError: An option is unknown, missing, of the wrong type, or refused by the part.
-        PartError: The target does not implement the hook of its kind.
-    """
+    """Make a part of a class or a function. Options that do not fit are an OptionError, hooks a PartError."""
     provenance = provenance or Provenance.of_script(target)
     mistakes, checked = check_options(target, options)
     if mistakes:
@@ -229,11 +220,7 @@ def check_options(target: Any, options: Mapping[str, Any]) -> tuple[list[tuple[s
 
 
 def check_hooks(part: Part) -> None:
-    """Refuse a part that lacks the hook of its kind, or asks for an argument that the hook does not have.
-
-    Raises:
-        PartError: With the near miss.
-    """
+    """Refuse, by a PartError, a part that lacks the hook of its kind, or asks for what the hook does not have."""
     for hook in HOOKS_BY_KIND[part.kind]:
         if not part.has(hook):
             raise part.error(f"it does not implement the hook {hook!r} of its kind")

@@ -15,12 +15,9 @@ from dovetail.errors import DataError
 
 @attrs.frozen(eq=False, repr=False)
 class Ragged:
-    """B rows of different lengths in one flat tensor of N tokens.
+    """B rows of different lengths in one flat tensor of N tokens. What does not fit the rows is a DataError.
 
     Arithmetic takes numbers, values per row ``[B, ...]`` (the one broadcast rule of the graph), and the same rows.
-
-    Raises:
-        DataError: The offsets do not start at 0, fall, or do not end at N.
     """
 
     values: Tensor  #: ``[N, ...]``, the tokens of all rows one after another
@@ -48,7 +45,7 @@ class Ragged:
     def from_rows(
         cls, rows: Iterable[Sequence[Any] | Tensor], dtype: torch.dtype | None = None, device: Any = None
     ) -> Ragged:
-        """Concatenate rows, tensors or sequences of numbers. A single number for a row is a DataError."""
+        """Concatenate rows, tensors or sequences of numbers."""
         tensors = [torch.as_tensor(row, dtype=dtype, device=device) for row in rows]
         if any(row.ndim == 0 for row in tensors):
             raise DataError("each row must be a sequence of numbers, got a single number")
@@ -125,7 +122,7 @@ class Ragged:
         return Ragged._trusted(values, self.offsets.to(values.device))
 
     def select(self, rows: Tensor | Sequence[int]) -> Ragged:
-        """Take rows by index (int) or by mask (bool), in the order given; errors as for :func:`row_index`."""
+        """Take rows by index (int) or by mask (bool), in the order given."""
         rows = row_index(rows, len(self), self.offsets.device)
         lengths = self.lengths[rows]
         offsets = _offsets(lengths)
@@ -164,9 +161,7 @@ class Ragged:
         return Ragged._trusted(per_row[self.row_ids], self.offsets)
 
     def to_padded(self, fill: float = 0, length: int | None = None) -> Tensor:
-        """``[B, T, ...]`` padded on the right with ``fill``; ``T`` is ``length`` (a longer row is a DataError) or the
-        longest row.
-        """
+        """``[B, T, ...]`` padded on the right; ``T`` is ``length`` or that of the longest row."""
         longest = int(self.lengths.max()) if len(self) else 0
         width = longest if length is None else length
         if width < longest:
@@ -210,11 +205,7 @@ class Ragged:
 
 
 def row_index(rows: Tensor | Sequence[int], count: int, device: Any = None) -> Tensor:
-    """``[R]`` int64 indices of the rows taken out of ``count``, given by index (int) or by mask (bool).
-
-    Raises:
-        DataError: A mask of another length, or numbers that are no integers.
-    """
+    """``[R]`` int64 indices of rows out of ``count``, given by index (int) or by a mask of as many (bool)."""
     index = torch.as_tensor(rows, device=device)
     if index.dtype == torch.bool:
         if index.shape != (count,):

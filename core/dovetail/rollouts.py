@@ -1,11 +1,11 @@
-"""What a generator, an environment or a data file gives back: tokens with their provenance, and scores."""
+"""What parts give back: tokens with their provenance, scores, advantages, terms of a loss."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -15,6 +15,10 @@ from dovetail.errors import DataError, did_you_mean
 from dovetail.messages import Message, Task
 from dovetail.ragged import Ragged, row_index
 from dovetail.sampling import Sampling
+
+Reduction = Literal[
+    "token_mean", "sequence_mean", "sequence_sum_mean", "sequence_sum_norm", "prompt_mean", "batch_mean"
+]
 
 
 class Origin(enum.IntEnum):
@@ -89,11 +93,7 @@ class Scores:
 
 
 class Tasks(Sequence[Task]):
-    """The tasks of a batch, one per row. ``tasks[name]`` is a column: ``id``, ``answer`` or one of the tasks' own.
-
-    Raises:
-        DataError: A task has no such column.
-    """
+    """The tasks of a batch, one per row. ``tasks[name]`` is a column: ``id``, ``answer`` or one that all tasks have."""
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         self._tasks = tuple(tasks)
@@ -117,18 +117,41 @@ class Generated:
     """What a generator returns: one completion per row, rows of one prompt side by side."""
 
     completions: Ragged  #: ``[B rows]`` int64 token ids, the stop token included
-    #: Same rows, float32: log-probability of each token under the distribution it was drawn from (temperature applied,
-    #: before top-k, top-p and min-p).
+    #: same rows, float32: of each token under what it was drawn from (temperature applied, before top-k, top-p, min-p)
     logprobs: Ragged
     finish_reasons: tuple[str, ...]  #: ``stop`` or ``length`` per row
+
+
+@attrs.frozen(eq=False)
+class Advantages:
+    """Credit per sequence ``[B]`` or per sampled token, with the value model's targets if there are any."""
+
+    advantages: Tensor | Ragged
+    returns: Ragged | None = None
+    metrics: Mapping[str, float] = attrs.field(factory=dict)
+
+
+@attrs.frozen(eq=False)
+class LossTerms:
+    """Terms of a loss and how the engine is to reduce them over the whole optimizer step.
+
+    ``token_mean`` divides by all tokens of the step; ``sequence_mean`` averages token means over sequences;
+    ``sequence_sum_mean`` averages token sums; ``sequence_sum_norm`` divides token sums by ``B * norm``; ``prompt_mean``
+    averages, over prompts, the mean over a prompt's tokens; ``batch_mean`` averages terms ``[B]``.
+    """
+
+    terms: Ragged | Tensor  #: per sampled token, or ``[B]`` for a loss on whole sequences
+    reduction: Reduction = "token_mean"
+    norm: float | None = None  #: the constant of ``sequence_sum_norm``, in tokens
+    #: per token or per sequence ``[B]``; the engine averages them over all tokens or sequences of the step
+    metrics: Mapping[str, Ragged | Tensor] = attrs.field(factory=dict)
 
 
 @attrs.frozen(eq=False, slots=False)
 class Rollouts:
     """A batch of sequences with the provenance of every token. Append-only: methods give new rollouts.
 
-    Raises:
-        DataError: What is given per row, per token or per sampled token does not fit the rows of ``tokens``.
+    What is given per row, per token or per sampled token and does not fit the rows of ``tokens`` is a DataError.
     """
 
     tokens: Ragged  #: ``[B rows]`` int64, whole sequences

@@ -12,11 +12,7 @@ share = and_(ge(0.0), le(1.0))
 
 @frozen
 class Sampling:
-    """The sampling record of a rollout. The trainer reads the temperature from here, never from its own options.
-
-    Raises:
-        ValueError: A value out of its range, or ``min_tokens`` above ``max_tokens``.
-    """
+    """The sampling record of a rollout. The trainer reads the temperature from here, never from its own options."""
 
     max_tokens: int = field(default=256, validator=positive)  #: most tokens sampled for one completion
     min_tokens: int = field(default=0, validator=count)  #: fewest tokens before a stop token may be drawn

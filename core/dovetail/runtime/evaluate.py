@@ -14,8 +14,7 @@ from dovetail.errors import PartError
 from dovetail.graph.node import Node
 from dovetail.parts import Part
 from dovetail.ragged import Ragged
-from dovetail.results import Advantages, LossTerms
-from dovetail.rollouts import Rollouts, Scores
+from dovetail.rollouts import Advantages, LossTerms, Rollouts, Scores
 from dovetail.runtime.scoring import facts_of
 
 _ARITHMETIC: Mapping[str, Callable[[Any, Any], Any]] = {

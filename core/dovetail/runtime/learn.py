@@ -13,8 +13,7 @@ from dovetail.compiler.plan import Context, Plan
 from dovetail.errors import DovetailError
 from dovetail.graph.node import Node, Ref
 from dovetail.ragged import Ragged
-from dovetail.results import LossTerms
-from dovetail.rollouts import Rollouts, Scores
+from dovetail.rollouts import LossTerms, Rollouts, Scores
 from dovetail.runtime import evaluate
 from dovetail.runtime.collect import Collected, Observer, named_outputs
 from dovetail.runtime.forward import forward

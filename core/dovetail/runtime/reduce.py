@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dovetail.errors import DovetailError
 from dovetail.ragged import Ragged
-from dovetail.results import LossTerms
+from dovetail.rollouts import LossTerms
 
 
 @attrs.frozen(eq=False)

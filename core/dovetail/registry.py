@@ -88,7 +88,7 @@ def registry(kind: str) -> Registry:
 
 
 def as_part(kind: str, value: Any) -> Part:
-    """Read what a user may pass for a part: a part of this kind, a factory, a name, a class, a function, an instance."""
+    """Read what a user may pass for a part: a part, a factory, a name, a class, a function, an instance."""
     if isinstance(value, str):
         value = registry(kind)[value]
     if isinstance(value, PartFactory):

@@ -73,7 +73,7 @@ def _collection_hook(kind: Any, strict: Converter) -> Callable[[Any, Any], Any]:
 
 
 def read_value(value: Any, kind: Any) -> Any:
-    """Read one value as ``kind``, or raise Mistake with the inner path; types that cattrs does not know pass through."""
+    """Read one value as ``kind``, or raise Mistake with the inner path; what cattrs does not know passes through."""
     from cattrs.errors import StructureHandlerNotFoundError
 
     if kind is Any or kind is None:

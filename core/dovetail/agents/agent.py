@@ -21,6 +21,7 @@ from dovetail.agents.loading import (
     head_of,
     load_pretrained,
     no_progress_bar,
+    takes_attention_mask,
     without_dropout,
 )
 from dovetail.agents.tiny import build_tiny
@@ -52,6 +53,7 @@ class Agent:
         device: ``auto`` takes CUDA if there is one.
         autocast: ``bfloat16`` runs matrix products in it while the weights keep ``dtype``.
         gradient_checkpointing: Recompute activations in backward: less memory, about a third more time.
+        share_prompts: Read the prompt of a group once where that is cheaper and the model allows it; no number changes.
         trust_remote_code: Run code that comes with the model. Off unless asked.
         tiny: Build a small random model instead of loading one.
     """
@@ -69,6 +71,7 @@ class Agent:
         device: str = "auto",
         autocast: Literal["bfloat16", "float16"] | None = None,
         gradient_checkpointing: bool = False,
+        share_prompts: bool = True,
         trust_remote_code: bool = False,
         tiny: TinySettings | None = None,
     ) -> None:
@@ -83,7 +86,7 @@ class Agent:
         self.settings: dict[str, Any] = {
             "generator": generator, "lora": lora, "head": head, "optimizer": optimizer or OptimizerSettings(),
             "dtype": dtype, "device": device, "autocast": autocast, "gradient_checkpointing": gradient_checkpointing,
-            "trust_remote_code": trust_remote_code, "tiny": tiny,
+            "share_prompts": share_prompts, "trust_remote_code": trust_remote_code, "tiny": tiny,
         }  # fmt: skip
         self.trainable = trainable
         self.version = 0
@@ -245,14 +248,29 @@ class Agent:
             with torch.autocast(self.device.type, dtype=_DTYPES[autocast]):
                 yield
 
-    def hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Last hidden states ``[B, T, D]`` of right-padded ``tokens`` ``[B, T]``."""
+    def hidden(self, tokens: Tensor, mask: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Last hidden states ``[B, T, D]`` of ``tokens`` ``[B, T]``.
+
+        Args:
+            tokens: Padded on the right.
+            mask: ``[B, T]``, what is no padding; or ``[B, 1, T, T]``, which token attends to which.
+            positions: ``[B, T]``; None counts the columns.
+        """
         # transformers recomputes activations only in training mode; dropout is off in either.
         self.model.train(bool(self.settings["gradient_checkpointing"]) and torch.is_grad_enabled())
+        placed = {} if positions is None else {"position_ids": positions}
         with self._precision():
-            output = self._causal.base_model(input_ids=tokens, attention_mask=mask.long(), use_cache=False)
+            mask = mask.long() if mask.ndim == 2 else mask
+            output = self._causal.base_model(input_ids=tokens, attention_mask=mask, use_cache=False, **placed)
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+    @cached_property
+    def packing_width(self) -> int | None:
+        """Width of the hidden states if rows that share a prompt can be read as one sequence, else None."""
+        if not self.settings["share_prompts"] or not takes_attention_mask(self._causal, self.hidden):
+            return None
+        return int(self._causal.config.get_text_config().hidden_size)
 
     def head(self) -> Head:
         """The output layer; checked once against the model's own logits."""
@@ -348,6 +366,6 @@ class _WithoutAdapters(Agent):
     def is_loaded(self) -> bool:
         return self._agent.is_loaded
 
-    def hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor, mask: Tensor, positions: Tensor | None = None) -> Tensor:
         with self._agent.model.disable_adapter():
-            return super().hidden(tokens, mask)
+            return super().hidden(tokens, mask, positions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,28 @@ def head_of(model: Any, name: str) -> Head:
     config = model.config
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     return Head(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+
+@torch.no_grad()
+def takes_attention_mask(model: Any, hidden: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> bool:
+    """Whether a model reads two rows with one prompt as one sequence, tried on a few tokens.
+
+    False where attention is windowed, where its implementation takes no mask, or where a state runs along the sequence.
+    """
+    config = model.config.get_text_config()
+    windowed = any("full" not in kind for kind in getattr(config, "layer_types", None) or ())
+    if windowed or config._attn_implementation not in ("sdpa", "eager") or config.vocab_size < 6:
+        return False
+    device = next(model.parameters()).device
+    rows = torch.tensor([[0, 1, 2, 3], [0, 1, 4, 5]], device=device)
+    apart = hidden(rows, torch.ones_like(rows), None)
+    positions = torch.tensor([[0, 1, 2, 3, 2, 3]], device=device)
+    mask = torch.ones((6, 6), dtype=torch.bool, device=device).tril()
+    mask[4:, 2:4] = False
+    together = hidden(torch.arange(6, device=device)[None], mask[None, None], positions)[0]
+    expected = torch.cat([apart[0], apart[1, 2:]])
+    tolerance = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 0.1
+    return torch.allclose(together.float(), expected.float(), atol=tolerance, rtol=tolerance)
 
 
 @torch.no_grad()

@@ -32,4 +32,3 @@ def _takes_a_run(part: Part) -> None:
         tell("log_rollouts", step=3, rollouts=tiny_rollouts())
         tell("close")
         tell("close")
-        run.close()

@@ -89,7 +89,9 @@ def test_names_that_will_not_do_are_refused(arguments, message, tmp_path, capsys
 
 def test_help_shows_the_command_without_importing_it(tmp_path):
     """Its line comes from the metadata."""
-    code = "import sys; from dovetail.cli.main import main; main(['--help']); sys.exit('dovetail_testing' in sys.modules)"
+    code = (
+        "import sys; from dovetail.cli.main import main; main(['--help']); sys.exit('dovetail_testing' in sys.modules)"
+    )
     finished = run(["-c", code], tmp_path, tmp_path)
     assert finished.returncode == 0
     assert "new        (from dovetail-testing)" in finished.stdout

@@ -16,7 +16,6 @@ COMMANDS = {
     "plugins": "list the installed parts",
     "describe": "show a part: what it does, its options, what it needs",
     "graph": "draw a recipe, or what it changes of another",
-    "new": "write a plugin package from a template",
     "rollouts": "read the samples of a run",
     "info": "versions, devices and tools of this machine",
 }
@@ -79,7 +78,8 @@ def _find(name: str) -> Any:
     offered = [entry.name for entry in catalog.entries() if entry.kind == "commands"]
     if name in offered:
         return catalog.find("commands", name).load()
-    raise UserError(f"no command is called {name!r}", hint=did_you_mean(name, [*COMMANDS, *offered]))
+    hint = 'pip install "dovetail[testing]"' if name == "new" else did_you_mean(name, [*COMMANDS, *offered])
+    raise UserError(f"no command is called {name!r}", hint=hint)
 
 
 def _overview() -> str:

@@ -31,4 +31,3 @@ def _takes_a_run(part: Part) -> None:
         if part.has("close"):
             part.call("close", {})
             part.call("close", {})
-        run.close()

@@ -36,19 +36,11 @@ def _or_default(optimizer: OptimizerSettings | None) -> OptimizerSettings:
 class Agent:
     """A language model that samples, is asked for log-probs or values, and may learn. It is loaded when first used.
 
-    Args:
-        name_or_path: A folder in the Hugging Face layout, or the name of a model on the hub.
-        trainable: Whether it learns.
-        generator: Registry name or part that samples from it.
-        lora: Learn low-rank adapters instead of all weights.
-        head: ``value`` adds a scalar head, starting at 0.
-        optimizer: How it learns.
-        dtype: Of the weights.
-        device: ``auto`` takes CUDA if there is one.
-        autocast: ``bfloat16`` runs matrix products in it while the weights keep ``dtype``.
-        gradient_checkpointing: Recompute activations in backward: less memory, about a third more time.
-        trust_remote_code: Run code that comes with the model. Off unless asked.
-        tiny: Build a small random model instead of loading one.
+    The model is that of a folder in the Hugging Face layout, of a name on the hub, or a ``tiny`` one built at random. A
+    ``generator`` (a registry name or a part) samples from it. ``lora`` learns low-rank adapters instead of all weights.
+    ``head="value"`` adds a scalar head, starting at 0. ``device="auto"`` takes CUDA if there is one. ``autocast`` is the
+    dtype of matrix products, if it is not that of the weights. ``gradient_checkpointing`` recomputes activations in
+    backward: less memory, about a third more time. ``trust_remote_code`` runs code that comes with the model.
     """
 
     # An underscore marks what was asked for where the bare name is what became of it.
@@ -95,10 +87,10 @@ class Agent:
             return self._adapted.model, self._adapted.tokenizer
         dtype = getattr(torch, self.dtype)
         if self._tiny is not None:
-            model, tokenizer = models.build_tiny(self._tiny)
+            model, tokenizer = models.build_tiny(self._tiny, dtype)
         else:
             model, tokenizer = models.load_pretrained(self.name, dtype, trust_remote_code=self.trust_remote_code)
-        return models.without_dropout(model).to(self.device, dtype).requires_grad_(False), tokenizer
+        return models.without_dropout(model).to(self.device).requires_grad_(False), tokenizer
 
     @cached_property
     def _learner(self) -> Any:

@@ -32,11 +32,7 @@ def no_progress_bar() -> Iterator[None]:
 
 
 def load_pretrained(name_or_path: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[Any, Any]:
-    """A causal language model and its tokenizer, from a folder or a hub name. Safetensors only.
-
-    Raises:
-        UserError: They cannot be loaded, or the tokenizer has no end token, so that no completion could ever end.
-    """
+    """A causal language model and its tokenizer, from a folder or a hub name. Safetensors only."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -52,16 +48,15 @@ def load_pretrained(name_or_path: str, dtype: torch.dtype, *, trust_remote_code:
             hint = f"look into {Path(name_or_path).resolve()}: it needs config.json, *.safetensors and the tokenizer"
         raise UserError(f"the model {name_or_path!r} cannot be loaded: {first_line}", hint=hint) from error
     if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"the tokenizer of {name_or_path!r} has no end token, so no completion could end",
-            hint='set it and save the tokenizer: tokenizer.eos_token = "…"; tokenizer.save_pretrained(folder)',
-        )
+        problem = f"the tokenizer of {name_or_path!r} has no end token, so no completion could end"
+        hint = 'set it and save the tokenizer: tokenizer.eos_token = "…"; tokenizer.save_pretrained(folder)'
+        raise UserError(problem, hint=hint)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
 
 
-def build_tiny(settings: TinySettings) -> tuple[Any, Any]:
+def build_tiny(settings: TinySettings, dtype: torch.dtype) -> tuple[Any, Any]:
     """A small Llama-style model and a character tokenizer. The same settings give the same weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -85,7 +80,7 @@ def build_tiny(settings: TinySettings) -> tuple[Any, Any]:
         for name, parameter in sorted(model.named_parameters()):
             if parameter.ndim == 2:
                 parameter.normal_(0.0, _spread(name, parameter.shape[1], settings.layers), generator=generator)
-    return model, tokenizer
+    return model.to(dtype), tokenizer
 
 
 def _spread(name: str, fan_in: int, layers: int) -> float:
@@ -137,11 +132,7 @@ def add_lora(model: Any, settings: LoraSettings) -> Any:
 
 
 def checked_head(model: Any, name: str, tokens: Tensor, hidden: Tensor) -> Head:
-    """The output layer of a causal model, compared with its own logits on ``tokens`` ``[1, T]``, ``hidden`` ``[1, T, D]``.
-
-    Raises:
-        UserError: It is no plain linear layer, or the model does something after it that dovetail does not know.
-    """
+    """The output layer, if it alone leads from ``hidden`` ``[1, T, D]`` to the model's logits of ``tokens`` ``[1, T]``."""
     layer, config = model.get_output_embeddings(), model.config
     if not isinstance(layer, torch.nn.Linear):
         problem = f"the output layer of {name!r} is a {type(layer).__name__}, not a plain linear layer"

@@ -25,10 +25,8 @@ _MANIFEST = "manifest.json"
 def save(folder: Path, step: int, files: Mapping[str, Any], lock: Mapping[str, Any], keep: int) -> Path:
     """Write a checkpoint into the folder of all, and drop all but the newest ``keep``.
 
-    ``files`` are name to content: ``*.safetensors`` a mapping of tensors, ``*.pt`` anything that torch writes.
-
-    Raises:
-        CheckpointError: The disk is full or not writable; earlier checkpoints are untouched.
+    ``files`` are name to content: ``*.safetensors`` a mapping of tensors, ``*.pt`` anything that torch writes. A disk
+    that is full or not writable is a CheckpointError, and earlier checkpoints are untouched.
     """
     target, aside = folder / f"step-{step:06d}", folder / f".writing-{step:06d}"
     shutil.rmtree(aside, ignore_errors=True)
@@ -45,11 +43,9 @@ def save(folder: Path, step: int, files: Mapping[str, Any], lock: Mapping[str, A
         _sync(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise CheckpointError(
-            f"the checkpoint of step {step} could not be written: {error}",
-            where=[str(target)],
-            hint="make room, then continue with `dovetail train --resume`; earlier checkpoints are intact",
-        ) from error
+        problem = f"the checkpoint of step {step} could not be written: {error}"
+        hint = "make room, then continue with `dovetail train --resume`; earlier checkpoints are intact"
+        raise CheckpointError(problem, where=[str(target)], hint=hint) from error
     for old in found(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -61,11 +57,7 @@ def found(folder: Path) -> list[Path]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The ``step``, the ``lock``, and file name to content.
-
-    Raises:
-        CheckpointError: A file is missing, cut short or changed.
-    """
+    """The ``step``, the ``lock``, and file name to content. A file that is not as it was is a CheckpointError."""
     hint = f"remove {path} to resume from the checkpoint before it"
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
@@ -89,11 +81,7 @@ def agent_files(agents: Mapping[str, Agent]) -> dict[str, Any]:
 
 @torch.no_grad()
 def restore_agents(agents: Mapping[str, Agent], saved: Mapping[str, Any]) -> None:
-    """The other way round.
-
-    Raises:
-        CheckpointError: An agent or a tensor is missing, or has another shape.
-    """
+    """The other way round. An agent or a tensor that is missing or of another shape is a CheckpointError."""
     for name, agent in agents.items():
         if not agent.trainable:
             continue

@@ -21,8 +21,7 @@ from dovetail.settings import DataSettings
 class Batches:
     """Batches of a sequence, in a seeded order, a new one each epoch; or of any other iterable, in its order, endlessly.
 
-    Raises:
-        DataError: There is nothing in it; ``name`` says where.
+    If there is nothing in it, a DataError says so by ``name``.
     """
 
     def __init__(self, items: Any, size: int, seed: int, *, shuffle: bool = True, name: str = "data") -> None:
@@ -67,11 +66,7 @@ class Batches:
 
 
 def read_rows(settings: DataSettings) -> Sequence[Mapping[str, Any]]:
-    """The rows of a data set.
-
-    Raises:
-        DataError: It is missing or empty, a line is broken (with its number), or a column is missing.
-    """
+    """The rows of a data set. If it is missing, empty or broken, a DataError says where."""
     is_json = Path(settings.path).suffix in (".jsonl", ".json")
     rows = list(read_jsonl(settings.path, _checked, settings.on_broken)) if is_json else _dataset(settings)
     if not len(rows):
@@ -122,8 +117,7 @@ def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
 def encode_rows(rows: Sequence[Mapping[str, Any]], agent: Agent) -> Rollouts:
     """Tokens of demonstrations: what the assistant said is the target, all else is prompt.
 
-    Raises:
-        DataError: A row is too long for the model, has no target, or the chat template rewrites earlier turns.
+    A row that does not fit the model or teaches nothing, or whose turns the chat template rewrites, is a DataError.
     """
     tokens, origins, tasks = list[list[int]](), list[list[Origin]](), list[Task]()
     for row in rows:

@@ -84,9 +84,7 @@ class Run:
         return path
 
 
-def _samples(
-    rollouts: Rollouts, total: Scores | None = None, advantages: Ragged | None = None
-) -> Iterator[dict[str, Any]]:
+def _samples(rollouts: Rollouts, total: Scores | None = None, credit: Ragged | None = None) -> Iterator[dict[str, Any]]:
     """For each sequence its prompt, completion and task, and its scores with their status."""
     decode = rollouts.decode
     for row, task in enumerate(rollouts.tasks):
@@ -99,7 +97,7 @@ def _samples(
             "columns": {name: str(value) for name, value in task.columns.items()},
             "rewards": {name: _score(scores, row) for name, scores in rollouts.rewards.items()},
             "reward": _number(total.values[row]) if total is not None else None,
-            "advantage": _number(advantages[row].mean()) if advantages is not None else None,
+            "advantage": _number(credit[row].mean()) if credit is not None else None,
             "finish_reason": rollouts.finish_reasons[row] if rollouts.finish_reasons else "",
             "tokens": len(rollouts.completions[row]),
             "policy_version": rollouts.policy_version,

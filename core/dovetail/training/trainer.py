@@ -19,13 +19,13 @@ import torch
 from dovetail.agents.agent import Agent
 from dovetail.compiler.compile import compile
 from dovetail.config.describe import describe_run
-from dovetail.errors import CheckpointError, DataError, DovetailError, RecipeError, TooManyInvalid, did_you_mean
+from dovetail.errors import CheckpointError, DataError, DovetailError, RecipeError, TooManyInvalid
 from dovetail.graph.graph import Graph
 from dovetail.graph.recipe import Recipe, as_recipe
 from dovetail.graph.types import AGENT, PROMPTS, ROLLOUTS
 from dovetail.lock import compare_lock, plugin_lock
 from dovetail.messages import Task
-from dovetail.parts import PartManager
+from dovetail.parts import PartManager, check_options
 from dovetail.registry import as_part
 from dovetail.rollouts import Rollouts, Tasks
 from dovetail.runtime.collect import Collected
@@ -42,25 +42,12 @@ log = structlog.get_logger()
 
 
 class Trainer:
-    """Trains agents by a recipe.
+    """Trains agents by a recipe. If something does not fit it is a DovetailError here, before anything has run.
 
-    Args:
-        recipe: A recipe, or its name.
-        policy: The agent that learns.
-        agents: Further agents by input name, such as ``value_model``. A reference that is not given is the policy as
-            it was at the start.
-        environment: Gives tasks, and scores completions.
-        prompts: Tasks or texts, instead of an environment.
-        data: Rows of an offline recipe: a path, or settings.
-        rewards: Of the run, for the recipe's slot.
-        loggers: Sinks.
-        extensions: Callbacks.
-        settings: All other settings at once; single ones can be given by name, such as ``batch_size=16``.
-        run_dir: The run's folder; by default ``runs/<recipe>-<time>``.
-        single: Fields of :class:`~dovetail.settings.TrainSettings`.
-
-    Raises:
-        DovetailError: Something does not fit; nothing has been run.
+    Tasks come from the ``environment``, which also scores completions, or from ``prompts``; recipes that learn from
+    rows read ``data``, a path or settings. ``rewards`` are for the recipe's slot. ``agents`` are further ones by input
+    name, such as ``value_model``; a reference that is not given is the policy as it was at the start. ``settings`` may
+    be given one by one as well, such as ``batch_size=16``. The run's folder is ``runs/<recipe>-<time>`` by default.
     """
 
     def __init__(
@@ -80,7 +67,10 @@ class Trainer:
         **single: Any,
     ) -> None:
         self.recipe = as_recipe(recipe)
-        self.settings = _with_single(settings or TrainSettings(), single)
+        mistakes, checked = check_options(TrainSettings, single)
+        if mistakes:
+            raise RecipeError("; ".join(f"a trainer's settings: {text}" for _, text in mistakes))
+        self.settings = attrs.evolve(settings or TrainSettings(), **checked)
         self.environment = as_part("environments", environment) if environment is not None else None
         self.rewards = [as_part("rewards", reward) for reward in rewards]
         self.loggers = [as_part("loggers", logger) for logger in loggers]
@@ -93,13 +83,8 @@ class Trainer:
         self.given_agents = dict(agents or {})
         references = _references(self.recipe.trace(), policy, self.given_agents)
         self.agents = {**references, **self.given_agents, "policy": policy}
-        self.compiled = compile(
-            self.recipe,
-            rewards=self.rewards,
-            environment=self.environment,
-            settings=self.settings,
-            **dict[str, Any](self.agents),
-        )
+        bound: dict[str, Any] = {**self.agents, "settings": self.settings}
+        self.compiled = compile(self.recipe, rewards=self.rewards, environment=self.environment, **bound)
         for warning in self.compiled.warnings:
             log.warning(warning)
         self._batches = self._make_batches()
@@ -108,8 +93,7 @@ class Trainer:
         named = [*filter(None, [self.environment]), *self.rewards, *self.loggers, *self.extensions]
         graph_parts = [node.op.part for node in self.compiled.graph if node.op.part and node.op.name != "reward"]
         self.parts = [*named, *graph_parts, policy.generator]
-        self._manager = PartManager(self.parts)
-        self._listening = list(self.loggers)
+        self._manager, self._listening = PartManager(self.parts), list(self.loggers)
         self._saved_step = 0
 
     @property
@@ -136,13 +120,9 @@ class Trainer:
         return Batches(tasks, size, seed, name=f"the environment {self.environment.name!r}")
 
     def fit(self, steps: int) -> dict[str, float]:
-        """Train until ``steps`` steps are done, counted from the start of the run.
+        """Train until ``steps`` steps are done, counted from the start of the run; gives the metrics of the last one.
 
-        Returns:
-            The metrics of the last step.
-
-        Raises:
-            DovetailError: The run failed; its folder holds everything up to the last checkpoint.
+        Whatever error ends the run, its folder holds everything up to the last checkpoint.
         """
         run, outcome, metrics = self.run, "done", dict[str, float]()
         run.steps = steps
@@ -218,11 +198,7 @@ class Trainer:
                 log.error("a logger failed and is switched off", logger=str(logger), error=str(error))
 
     def evaluate(self) -> dict[str, float]:
-        """Mean reward of greedy completions of the environment's test tasks; failed episodes are ``eval/invalid``.
-
-        Raises:
-            DovetailError: There is no environment, or it has no test tasks.
-        """
+        """Mean reward of greedy completions of the environment's test tasks; failed episodes are ``eval/invalid``."""
         environment, settings, started = self.environment, self.settings, time.perf_counter()
         if environment is None:
             raise DovetailError("an evaluation needs an environment", hint="pass environment=…, or evaluate_every=0")
@@ -275,8 +251,7 @@ class Trainer:
     def resume(cls, run_dir: str | Path, *, ignore_lock: bool = False) -> Trainer:
         """Rebuild a run from its folder and its newest checkpoint; ``fit`` continues it.
 
-        Raises:
-            CheckpointError: There is no such run, the checkpoint is damaged, or it was made by other plugin versions.
+        A checkpoint that is damaged, or made by other versions of plugins, is a CheckpointError.
         """
         from dovetail.config.build import build
         from dovetail.config.load import load
@@ -304,13 +279,6 @@ class Trainer:
             checkpoint.restore_random_state(saved["state.pt"]["random"])
             self._saved_step = saved["step"]
         self.run.rewind(self._saved_step)
-
-
-def _with_single(settings: TrainSettings, single: Mapping[str, Any]) -> TrainSettings:
-    known = attrs.fields_dict(TrainSettings)
-    for name in single.keys() - known.keys():
-        raise RecipeError(f"a trainer has no setting {name!r}", hint=did_you_mean(name, known))
-    return attrs.evolve(settings, **single)
 
 
 def _references(graph: Graph, policy: Agent, given: Mapping[str, Agent]) -> dict[str, Agent]:

@@ -34,7 +34,7 @@ def agent_of(config):
 
     agent = dt.Agent.tiny(dtype="float64", trainable=True)
     torch.manual_seed(0)
-    agent.__dict__["_loaded"] = (transformers.AutoModelForCausalLM.from_config(config).double(), agent.tokenizer)
+    vars(agent)["_loaded"] = transformers.AutoModelForCausalLM.from_config(config).double(), agent.tokenizer
     return agent
 
 
@@ -104,7 +104,7 @@ def test_a_model_that_cannot_share_does_not(reason):
 
     agent = agent_of(llama())
     if reason == "option":
-        agent.settings["share_prompts"] = False
+        agent.share_prompts = False
     if reason == "window":
         config = transformers.Qwen2Config(
             hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, use_sliding_window=True,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from dovetail.graph.diff import diff
-from dovetail.graph.draw import draw
 from dovetail.graph.recipe import Recipe
+from dovetail.graph.show import diff, draw
 
 
 def checks(recipe: Recipe) -> Iterator[tuple[str, Callable[[], None]]]:

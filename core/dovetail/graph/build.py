@@ -21,19 +21,13 @@ DEFAULT_ADVANTAGES = "group"
 
 
 def generate(policy: Handle, prompts: Handle, *, samples: int = 1, name: str | None = None, **sampling: Any) -> Handle:
-    """Sample ``samples`` completions for each prompt; they form a group.
-
-    ``sampling`` are fields of :class:`~dovetail.sampling.Sampling` that override the run's.
-    """
-    node = add_node(GENERATE, {"policy": policy, "prompts": prompts}, {"samples": 1}, name)
+    """Sample a group of completions for each prompt; fields of :class:`~dovetail.Sampling` override the run's."""
+    node = add_node(GENERATE, {"policy": policy, "prompts": prompts}, name, {"samples": 1})
     return current_editor("generate").set(node.name, samples=samples, **sampling)
 
 
 def logprobs(agent: Handle, prompts: Handle, completions: Handle | None = None, *, name: str | None = None) -> Handle:
-    """Log-probability of each sampled token under ``agent``; ``per_token[B, T]``.
-
-    Offline recipes pass their data alone: ``dt.logprobs(policy, demonstrations)``.
-    """
+    """Log-probability of each sampled token; ``per_token[B, T]``. Offline: ``dt.logprobs(policy, demonstrations)``."""
     return _forward_node(LOGPROBS, agent, prompts, completions, name)
 
 
@@ -49,12 +43,12 @@ def values(agent: Handle, prompts: Handle, completions: Handle | None = None, *,
 
 def _forward_node(op: Op, agent: Handle, prompts: Handle, completions: Handle | None, name: str | None) -> Handle:
     data = {"completions": prompts} if completions is None else {"prompts": prompts, "completions": completions}
-    return add_node(op, {"agent": agent, **data}, name=name)
+    return add_node(op, {"agent": agent, **data}, name)
 
 
 def run_rewards(completions: Handle, *, name: str = "rewards") -> Handle:
     """The slot for the rewards of the environment and of the run; ``scalar[B]``, their weighted total."""
-    return add_node(REWARD_SLOT, {"completions": completions}, name=name)
+    return add_node(REWARD_SLOT, {"completions": completions}, name)
 
 
 def reward(
@@ -89,7 +83,7 @@ def _part_node(
     if len(ports) > len(order):
         hint = f"its ports are {', '.join(order)}"
         raise RecipeError(f"{part} takes {len(order)} ports, got {len(ports)}", hint=hint)
-    return add_node(part_op(part), {**dict(zip(order, ports, strict=False)), **wired}, settings, name)
+    return add_node(part_op(part), {**dict(zip(order, ports, strict=False)), **wired}, name, settings)
 
 
 def _split(arguments: Mapping[str, Any]) -> tuple[dict[str, Handle], dict[str, Any]]:
@@ -135,8 +129,8 @@ def op(function: Callable[..., Any]) -> Callable[..., Any]:
             raise RecipeError(f"op {function.__name__!r}: {error}") from None
         ports = {key: _port_type(signature.parameters[key].annotation) for key in wired}
         place: Place = "collect" if is_async else "either"
-        made = Op(function.__name__, ports, outputs, None, function, place, offload=is_async, pure=False)
-        return add_node(made, wired, options, name)
+        made = Op("op", ports, outputs, None, function, place, offload=is_async, pure=False)
+        return add_node(made, wired, name, options)
 
     return call
 

@@ -8,10 +8,10 @@ import attrs
 
 from dovetail.errors import RecipeError
 from dovetail.graph.graph import Graph
-from dovetail.graph.node import Node, Op, Ref
-from dovetail.graph.ops import ENTROPY, FROZEN
+from dovetail.graph.node import Node, Ref
+from dovetail.graph.ops import ENTROPY, FROZEN, ports_of
 from dovetail.graph.types import ROLLOUTS
-from dovetail.parts import HOOKS_BY_KIND
+from dovetail.parts import HOOKS_BY_KIND, Part
 
 # A port that is a further output of what another port reads.
 _BESIDE = {
@@ -30,54 +30,49 @@ def complete(graph: Graph) -> Graph:
     """Wire every port that a part needs, and cut those that its options leave unused.
 
     A port takes, in this order: the node of the same name; ``policy_<port>``; what can be derived (``old_logprobs``
-    is the frozen copy of ``logprobs``, ``entropy`` is taken beside them, ``returns`` from the advantages).
-
-    Raises:
-        RecipeError: Something needed is nowhere to be had.
+    is the frozen copy of ``logprobs``, ``entropy`` is taken beside them, ``returns`` from the advantages). A
+    RecipeError tells what is nowhere to be had.
     """
     for node in graph.nodes:
         if node.op.part is not None:
-            graph = _complete_node(graph, node, node.op.part.needs(HOOKS_BY_KIND[node.op.part.kind][0]))
+            graph = _complete_node(graph, node, node.op.part)
     return graph.check()
 
 
-def _complete_node(graph: Graph, node: Node, needs: tuple[str, ...]) -> Graph:
+def _complete_node(graph: Graph, node: Node, part: Part) -> Graph:
+    needs = part.needs(HOOKS_BY_KIND[part.kind][0])
     inputs = {port: ref for port, ref in node.inputs.items() if port in needs or port == "rollouts"}
-    for port in needs:
-        if port in inputs or port not in node.op.inputs or port == "rollouts":
-            continue
-        graph, ref = _find(graph, node, port, inputs)
-        if ref is None:
+    for port in [port for port in ports_of(part) if port in needs and port not in inputs]:
+        found = _find(graph, node, port, inputs)
+        if found is None:
             what = f"{node} needs `{port}`: {node.op.inputs[port]}, and nothing in the recipe gives it"
             hint = _HINTS.get(port, f"wire it: {port}=<node>")
             raise RecipeError(what, where=node.where("made"), hint=hint)
-        inputs[port] = ref
-    inputs.setdefault("rollouts", _rollouts_of(graph, node, inputs))
+        if isinstance(found, Node):
+            graph, found = graph if found.name in graph else graph.add(found), Ref(found.name, "out")
+        inputs[port] = found
+    if "rollouts" not in inputs:
+        inputs["rollouts"] = _rollouts_of(graph, node, inputs)
     return graph.put(attrs.evolve(node, inputs=inputs))
 
 
-def _find(graph: Graph, node: Node, port: str, inputs: Mapping[str, Ref]) -> tuple[Graph, Ref | None]:
+def _find(graph: Graph, reader: Node, port: str, inputs: Mapping[str, Ref]) -> Ref | Node | None:
+    """An output that is there, or a node that derives it from what the reader is given already."""
     for name in (port, f"policy_{port}"):
-        if name in graph and name != node.name:
-            return graph, Ref(name, graph[name].output)
-    live = inputs.get(port.removeprefix("old_"))
+        if name in graph and name != reader.name:
+            return Ref(name, graph[name].output)
+    live = inputs.get(port.removeprefix("old_")) if port.startswith("old_") else None
     if live:
-        return _with_node(graph, f"{live.node}@old", FROZEN, {"live": live}, node)
+        return Node(f"{live.node}@old", FROZEN, {"live": live}, source=reader.source)
     beside = graph[inputs["logprobs"].node] if port == "entropy" and "logprobs" in inputs else None
     if beside and beside.op.name == "logprobs":
-        return _with_node(graph, f"{beside.name}@entropy", ENTROPY, beside.inputs, node)
+        return Node(f"{beside.name}@entropy", ENTROPY, beside.inputs, source=reader.source)
     main, output = _BESIDE.get(port, ("", ""))
     if main in inputs and output in graph[inputs[main].node].op.outputs:
-        return graph, Ref(inputs[main].node, output)
+        return Ref(inputs[main].node, output)
     if port == "returns":
-        return graph, next((Ref(n.name, "returns") for n in graph if n.op.name == "advantages"), None)
-    return graph, None
-
-
-def _with_node(graph: Graph, name: str, op: Op, inputs: Mapping[str, Ref], reader: Node) -> tuple[Graph, Ref]:
-    if name not in graph:
-        graph = graph.add(Node(name, op, inputs, source=reader.source))
-    return graph, Ref(name, "out")
+        return next((Ref(node.name, "returns") for node in graph if node.op.name == "advantages"), None)
+    return None
 
 
 def _rollouts_of(graph: Graph, node: Node, inputs: Mapping[str, Ref]) -> Ref:

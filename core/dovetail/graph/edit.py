@@ -57,7 +57,7 @@ def _arithmetic(symbol: str) -> Callable[[Handle, Any], Handle]:
         product_of_losses = result == LOSS and "right" in inputs and symbol not in ("add", "sub")
         if result is None or result in (AGENT, PROMPTS, ROLLOUTS) or product_of_losses:
             raise RecipeError(f"{left!r} and {right!r} cannot be combined by {symbol!r}")
-        return add_node(Op(symbol, dict.fromkeys(inputs, ANY), {"out": result}), inputs, options)
+        return add_node(Op(symbol, dict.fromkeys(inputs, ANY), {"out": result}), inputs, None, options)
 
     return combine
 
@@ -190,12 +190,10 @@ class Editor:
         return new
 
 
-def add_node(
-    op: Op, inputs: Mapping[str, Any], options: Mapping[str, Any] | None = None, name: str | None = None
-) -> Handle:
+def add_node(op: Op, inputs: Mapping[str, Any], name: str | None, options: Mapping[str, Any] | None = None) -> Handle:
     """Append a node that reads handles to the recipe that is being traced."""
-    editor = current_editor(op.name)
-    wanted = op.part.name.replace("-", "_") + "_" + op.name if op.part else op.name
+    editor = current_editor(op.label)
+    wanted = op.part.name.replace("-", "_") + "_" + op.name if op.part else op.label
     refs = {port: ref_of(editor, value, port) for port, value in inputs.items()}
     node = Node(name or _free_name(editor.graph, wanted), op, refs, dict(options or {}), caller())
     editor.graph = editor.graph.add(node).check()

@@ -46,7 +46,7 @@ Place = Literal["collect", "either", "learn"]
 
 @attrs.frozen(eq=False)
 class Op:
-    """What a node does, by a part, by the Python function of an ``@dt.op``, or by the runtime, which goes by the name.
+    """What a node does: by a part, by a Python function under the name ``op``, else by what the runtime has by its name.
 
     Ports have types; the first output is the one meant when a node is used as a value. ``collect`` runs once a step
     without gradients, ``learn`` in every minibatch, ``either`` where its inputs are. ``offload`` runs beside the
@@ -65,7 +65,9 @@ class Op:
     @property
     def label(self) -> str:
         """How drawings and errors call it."""
-        return f"{self.name} {self.part.name}" if self.part else self.name
+        if self.part:
+            return f"{self.name} {self.part.name}"
+        return self.function.__name__ if self.function else self.name
 
     def identity(self) -> tuple[Any, ...]:
         """What two operations must share to be the same one."""

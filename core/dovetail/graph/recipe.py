@@ -25,10 +25,7 @@ from dovetail.structure import Mistake
 class Recipe:
     """An algorithm as a function that builds a graph. Calling it with options gives the same recipe, so configured.
 
-    ``base`` is the recipe that it edits, for ``@dt.algorithm``; ``bound`` are the options set so far.
-
-    Raises:
-        RecipeError: An option has no default.
+    ``base`` is the recipe that an ``@dt.algorithm`` edits; ``bound`` are the options set so far.
     """
 
     function: Callable[..., None]
@@ -50,7 +47,6 @@ class Recipe:
 
     @property
     def source(self) -> str:
-        """The line of its definition, below its decorator."""
         code = self.function.__code__
         return place(traceback.FrameSummary(code.co_filename, code.co_firstlineno + 1, code.co_name))
 
@@ -58,9 +54,8 @@ class Recipe:
     def inputs(self) -> tuple[str, ...]:
         """Agents, prompts and data, by name."""
         inherited = self.base.inputs if self.base else ()
-        return (*inherited, *(name for name in self._parameters if name not in inherited))
+        return tuple(dict.fromkeys([*inherited, *self._parameters()]))
 
-    @property
     def _parameters(self) -> list[str]:
         """What the function is given by position, without the graph that an algorithm edits."""
         parameters = inspect.signature(self.function).parameters.values()
@@ -70,9 +65,9 @@ class Recipe:
     @property
     def options(self) -> tuple[Option, ...]:
         """Its own options, then those of its base; what was set is their default."""
-        own = {option.name: option for option in options_of(self.function)}
-        inherited = {option.name: option for option in self.base.options} if self.base else {}
-        options = (own | {name: option for name, option in inherited.items() if name not in own}).values()
+        own = options_of(self.function)
+        names = {option.name for option in own}
+        options = (*own, *(option for option in self.base.options if option.name not in names)) if self.base else own
         return tuple(attrs.evolve(option, default=self.bound.get(option.name, option.default)) for option in options)
 
     def settings(self) -> dict[str, Any]:
@@ -80,11 +75,7 @@ class Recipe:
         return {option.name: option.default for option in self.options}
 
     def __call__(self, **options: Any) -> Recipe:
-        """Set options.
-
-        Raises:
-            OptionError: One is unknown or of the wrong type.
-        """
+        """Set options; an OptionError tells the unknown one, or all that are of the wrong type."""
         known = {option.name: option for option in self.options}
         mistakes = []
         for name, value in options.items():
@@ -99,11 +90,7 @@ class Recipe:
         return attrs.evolve(self, bound={**self.bound, **options})
 
     def trace(self) -> Graph:
-        """Build the graph. Nothing runs.
-
-        Raises:
-            RecipeError: A mistake in the recipe, with the user's lines.
-        """
+        """Build the graph. Nothing runs; a RecipeError tells a mistake with the user's lines."""
         graph, where = self._trace(), [self.source]
         if not graph.losses:
             hint = "end it with dt.set_loss(dt.loss(…))"
@@ -124,7 +111,7 @@ class Recipe:
         for name in self.inputs:
             if not self.base or name not in self.base.inputs:
                 editor.graph = editor.graph.add(Node(name, INPUT, source=self.source))
-        arguments = [*([editor] if self.base else []), *(editor[name] for name in self._parameters)]
+        arguments = [*([editor] if self.base else []), *(editor[name] for name in self._parameters())]
         with tracing(editor):
             self.function(*arguments, **{name: value for name, value in self.bound.items() if name in own})
         return editor.graph
@@ -139,21 +126,14 @@ def recipe(function: Callable[..., None]) -> Recipe:
 
 
 def algorithm(*, using: Recipe) -> Callable[[Callable[..., None]], Recipe]:
-    """Make a recipe that edits another: its first parameter is the graph, further ones become new inputs.
-
-    ``using`` is the recipe to start from; it may itself be such an algorithm.
-    """
+    """Make a recipe that edits another one: its first parameter is the graph, further ones become new inputs."""
     if not isinstance(using, Recipe):
         raise RecipeError(f"using= must be a recipe, got {type(using).__name__}")
     return functools.partial(Recipe, base=using)
 
 
 def as_recipe(value: Any) -> Recipe:
-    """A recipe given as such or by name.
-
-    Raises:
-        DovetailError: It is neither.
-    """
+    """A recipe given as such or by name."""
     if isinstance(value, str):
         value = registry("recipes")[value]
     if not isinstance(value, Recipe):

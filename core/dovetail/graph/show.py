@@ -57,11 +57,7 @@ def _changes(prefix: str, old: Mapping[str, str], new: Mapping[str, str], missin
 
 
 def draw(graph: Graph | Recipe | str, format: Literal["mermaid", "svg"] = "mermaid") -> str:
-    """Draw a recipe or a graph.
-
-    Raises:
-        UserError: Another format was asked for.
-    """
+    """Draw a recipe or a graph; a UserError refuses other formats."""
     drawings = {"mermaid": _mermaid, "svg": _svg}
     if format not in drawings:
         raise UserError(f"no drawing format {format!r}", hint=" or ".join(drawings))
@@ -88,12 +84,11 @@ def _svg(graph: Graph) -> list[str]:
     places = _layout(graph)
     width = _MARGIN * 2 + max(x for x, _ in places.values()) + _WIDTH
     height = _MARGIN * 2 + max(y for _, y in places.values()) + _HEIGHT
-    arrow = '<path d="M0 0 L8 4 L0 8 z" fill="#666"/>'
     return [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="sans-serif" font-size="12">',
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        f"{arrow}</marker></defs>",
+        '<path d="M0 0 L8 4 L0 8 z" fill="#666"/></marker></defs>',
         *(_line(places[ref.node], places[node.name], port) for node in graph for port, ref in node.inputs.items()),
         *(_box(node, *places[node.name]) for node in graph),
         "</svg>",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -154,11 +153,12 @@ class Graph:
             cycle = [*cycle[first:], *cycle[: first + 1]]
             where = [line for name in cycle[:-1] for line in self[name].where(name)]
             raise RecipeError(f"the graph has a cycle: {' -> '.join(cycle)}", where=where) from None
-        ready: list[int] = []
+        ready: set[int] = set()
         result: list[Node] = []
         while sorter.is_active():
-            for name in sorter.get_ready():
-                heapq.heappush(ready, made[name])
-            result.append(self.nodes[heapq.heappop(ready)])
-            sorter.done(result[-1].name)
+            ready.update(made[name] for name in sorter.get_ready())
+            earliest = min(ready)
+            ready.remove(earliest)
+            result.append(self.nodes[earliest])
+            sorter.done(self.nodes[earliest].name)
         return result

@@ -16,9 +16,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the drawing or the difference."""
     from dovetail.config.load import parse_value
     from dovetail.errors import UserError
-    from dovetail.graph.diff import diff
-    from dovetail.graph.draw import draw
     from dovetail.graph.recipe import as_recipe
+    from dovetail.graph.show import diff, draw
 
     options = {}
     for setting in arguments.set:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dovetail.graph.diff import diff
-from dovetail.graph.draw import draw
 from dovetail.graph.recipe import Recipe
+from dovetail.graph.show import diff, draw
 
 
 def checks(_: Recipe) -> dict[str, Callable[[Recipe], None]]:

@@ -9,8 +9,7 @@ import pytest
 
 import dovetail as dt
 from dovetail.cli.main import main
-from dovetail.config.build import build
-from dovetail.config.describe import describe_run
+from dovetail.config.build import build, describe_run
 from dovetail.config.load import load, read_mapping
 from dovetail.errors import ConfigError, UserError
 from dovetail.structure import Mistake, read_value

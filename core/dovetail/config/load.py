@@ -6,7 +6,7 @@ import json
 import re
 import runpy
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from dovetail.config.schema import Path as ConfigPath
 from dovetail.config.schema import RunConfig, parse_path, read_mapping, show
 from dovetail.errors import ConfigError, UserError
 
-Locate = Callable[[ConfigPath], str]
+_YAML = (".yaml", ".yml")
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -24,13 +24,15 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         ConfigError: With every mistake, its path and its line.
         UserError: The file cannot be read.
     """
-    raw, locate = _read(Path(path))
+    file = Path(path)
+    raw, text = _read(file)
+    line_of = _marked_line if file.suffix.lower() in _YAML else _searched_line
     overridden = {}
     for override in overrides:
         at, value = parse_override(override)
-        raw = _put(raw, at, value, f"--set {override}")
         overridden[at] = f"--set {override}"
-    return read_mapping(raw, lambda at: overridden.get(at) or locate(at))
+        raw = _put(raw, at, value, overridden[at])
+    return read_mapping(raw, lambda at: overridden.get(at) or f"{file.name}:{line_of(text, at)}")
 
 
 def parse_override(text: str) -> tuple[ConfigPath, Any]:
@@ -50,26 +52,27 @@ def _put(here: Any, path: ConfigPath, value: Any, place: str) -> Any:
     """``here`` with a value at a path; missing mappings are made, and the bare name of a part becomes one."""
     if not path:
         return value
-    step, *rest = path
+    step, rest = path[0], path[1:]
     if isinstance(here, list):
         if not isinstance(step, int) or step >= len(here):
             raise ConfigError([f"there is no entry {step}  at ({place})"])
-        return [_put(old, tuple(rest), value, place) if index == step else old for index, old in enumerate(here)]
+        return [*here[:step], _put(here[step], rest, value, place), *here[step + 1 :]]
     if here is None or isinstance(here, str):
         here = {"use": here} if here else {}
     if not isinstance(here, Mapping):
         raise ConfigError([f"{here!r} has nothing below it, so no {show(path)!r}  at ({place})"])
-    return {**here, step: _put(here.get(step), tuple(rest), value, place)}
+    return {**here, step: _put(here.get(step), rest, value, place)}
 
 
-def _read(file: Path) -> tuple[Any, Locate]:
+def _read(file: Path) -> tuple[Any, str]:
+    """What a file says, and its text."""
     suffix = file.suffix.lower()
     try:
         text = file.read_text(encoding="utf-8")
-        if suffix in (".yaml", ".yml"):
-            return _parse_yaml(text, file.name) or {}, _marked_lines(text, file.name)
+        if suffix in _YAML:
+            return _parse_yaml(text, file.name) or {}, text
         if suffix in (".toml", ".json"):
-            return (tomllib.loads if suffix == ".toml" else json.loads)(text), _searched_lines(text, file.name)
+            return (tomllib.loads if suffix == ".toml" else json.loads)(text), text
     except OSError as error:
         raise UserError(f"the configuration {file} cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -79,7 +82,7 @@ def _read(file: Path) -> tuple[Any, Locate]:
     defined = runpy.run_path(str(file))
     if "config" not in defined:
         raise ConfigError([f"{file} defines no `config`"])
-    return defined["config"], _searched_lines(text, file.name)
+    return defined["config"], text
 
 
 def _parse_yaml(text: str, place: str) -> Any:
@@ -94,31 +97,20 @@ def _parse_yaml(text: str, place: str) -> Any:
         raise ConfigError([f"{getattr(error, 'problem', None) or error}  at ({place}{line})"]) from error
 
 
-def _marked_lines(text: str, name: str) -> Locate:
-    def locate(path: ConfigPath) -> str:
-        from ruamel.yaml import YAML
+def _marked_line(text: str, path: ConfigPath) -> int:
+    from ruamel.yaml import YAML
 
-        here, line = YAML().load(text), 0
-        for step in path:
-            try:
-                line = here.lc.key(step)[0]
-                here = here[step]
-            except (AttributeError, KeyError, IndexError, TypeError):
-                break
-        return f"{name}:{line + 1}"
-
-    return locate
+    here, line = YAML().load(text), 0
+    for step in path:
+        try:
+            line, here = here.lc.key(step)[0], here[step]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            break
+    return line + 1
 
 
-def _searched_lines(text: str, name: str) -> Locate:
-    """Best effort for formats whose readers keep no line numbers: the line of the last key."""
-
-    def locate(path: ConfigPath) -> str:
-        for key in reversed([step for step in path if isinstance(step, str)]):
-            expression = re.compile(rf"""^[^#]*\b{re.escape(key)}["']?\s*[:=]""")
-            for number, line in enumerate(text.splitlines(), start=1):
-                if expression.search(line):
-                    return f"{name}:{number}"
-        return name
-
-    return locate
+def _searched_line(text: str, path: ConfigPath) -> int:
+    """Best effort for formats whose readers keep no line numbers: where the keys of the path follow one another."""
+    keys = [rf"\b{re.escape(step)}[\"']?\s*[:=.\]]" for step in path if isinstance(step, str)]
+    found = re.search(".*?".join(keys), text, re.DOTALL)
+    return text.count("\n", 0, found.end()) + 1 if found else 1

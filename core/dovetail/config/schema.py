@@ -16,6 +16,7 @@ from dovetail.settings import DataSettings, LoraSettings, OptimizerSettings, Tin
 from dovetail.structure import converter, explain
 
 Path = tuple[str | int, ...]
+Locate = Callable[[Path], str]
 
 
 def parse_path(text: str) -> Path:
@@ -73,7 +74,7 @@ class RunConfig:
     settings: TrainSettings = attrs.field(factory=TrainSettings)
 
 
-def read_mapping(raw: Any, locate: Callable[[Path], str] = lambda _: "") -> RunConfig:
+def read_mapping(raw: Any, locate: Locate = lambda _: "") -> RunConfig:
     """Check a configuration; ``locate`` gives the place of a path in it, such as ``run.yaml:12``.
 
     Raises:
@@ -85,7 +86,7 @@ def read_mapping(raw: Any, locate: Callable[[Path], str] = lambda _: "") -> RunC
 class _Reader:
     """Reads plain data and collects what is wrong with it; the reader of a word takes its value and its path."""
 
-    def __init__(self, locate: Callable[[Path], str]) -> None:
+    def __init__(self, locate: Locate) -> None:
         self._locate = locate
         self._mistakes: list[str] = []
         self._words: dict[str, Callable[[Any, Path], Any]] = {
@@ -95,7 +96,7 @@ class _Reader:
             "policy": self._agent,
             "agents": self._agents,
             "data": partial(self._typed, DataSettings),
-            "steps": self._steps,
+            "steps": partial(self._typed, int),
             "run_dir": partial(self._typed, str),
         }
 
@@ -106,13 +107,15 @@ class _Reader:
         for key in raw:
             if key not in self._words and key not in settings:
                 self._mistake(f"unknown option {key!r}, {did_you_mean(str(key), [*self._words, *settings])}", (), key)
-        fields = {}
+        fields: dict[str, Any] = {}
         for key, read in self._words.items():
             required = key in ("algorithm", "policy")
             if required and key not in raw:
                 self._mistake(f"the option {key!r} is required", ())
             elif required or raw.get(key) is not None:
                 fields[key] = read(raw[key], (key,))
+        if (steps := fields.get("steps")) is not None and steps < 1:
+            self._mistake(f"steps must be at least 1, got {steps}", ("steps",))
         chosen = {key: raw[key] for key in settings if key in raw}
         fields["settings"] = self._typed(TrainSettings, chosen, ())
         if self._mistakes:
@@ -176,9 +179,3 @@ class _Reader:
 
     def _agents(self, raw: Any, path: Path) -> dict[str, AgentConfig | None]:
         return {name: self._agent(raw[name], (*path, name)) for name in raw} if self._is_a(raw, path, Mapping) else {}
-
-    def _steps(self, raw: Any, path: Path) -> Any:
-        steps = self._typed(int, raw, path)
-        if steps is not None and steps < 1:
-            self._mistake(f"steps must be at least 1, got {steps}", path)
-        return steps

@@ -14,7 +14,7 @@ import torch
 
 from dovetail.agents.agent import Agent
 from dovetail.compiler.compile import Compiled, compile
-from dovetail.config.describe import describe_run
+from dovetail.config.build import describe_run
 from dovetail.errors import CheckpointError, DataError, DovetailError, RecipeError, TooManyInvalid, did_you_mean
 from dovetail.graph.graph import Graph
 from dovetail.graph.node import Ref

@@ -19,11 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the description.
-
-    Raises:
-        UserError: There is no such kind, or no such part.
-    """
+    """Print the description."""
     kinds = {kind.removesuffix(ending): kind for kind in KINDS for ending in ("s", "es", "")}
     kind = kinds.get(arguments.kind)
     if kind is None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dovetail import __version__, catalog
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, UserError, did_you_mean
 
 COMMANDS = {
     "train": "train agents by a configuration, or resume a run",
@@ -66,11 +66,16 @@ def _dispatch(arguments: Sequence[str]) -> int:
 def _find(name: str) -> Any:
     if name in COMMANDS:
         return importlib.import_module(f"dovetail.cli.{name}")
-    return catalog.find("commands", name, also=COMMANDS).load()
+    offered = [entry.name for entry in catalog.entries() if entry.kind == "commands"]
+    if name in offered:
+        return catalog.find("commands", name).load()
+    raise UserError(f"no command is called {name!r}", hint=did_you_mean(name, [*COMMANDS, *offered]))
 
 
 def _overview() -> str:
-    added = {e.name: f"(from {e.distribution})" for e in catalog.entries() if e.kind == "commands"}
-    lines = [f"  {name:<10} {text}" for name, text in {**added, **COMMANDS}.items()]
-    end = "dovetail COMMAND --help tells more. --traceback shows where an error comes from."
-    return "\n".join(["usage: dovetail COMMAND …", "", "commands:", *lines, "", end])
+    lines = ["usage: dovetail COMMAND …", "", "commands:"]
+    lines += [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
+    added = [entry for entry in catalog.entries() if entry.kind == "commands" and entry.name not in COMMANDS]
+    lines += [f"  {entry.name:<10} (from {entry.distribution})" for entry in added]
+    lines += ["", "dovetail COMMAND --help tells more. --traceback shows where an error comes from."]
+    return "\n".join(lines)

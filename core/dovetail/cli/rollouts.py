@@ -21,11 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print samples; on a terminal, a page at a time.
-
-    Raises:
-        UserError: There is no such run or step.
-    """
+    """Print samples; on a terminal, a page at a time."""
     path = _file(Path(arguments.run) / ("invalid" if arguments.invalid else "rollouts"), arguments.step)
     lines = path.read_text(encoding="utf-8").splitlines()
     samples = [_sample(json.loads(line)) for line in lines[: arguments.limit]]
@@ -40,8 +36,7 @@ def _file(folder: Path, step: int | None) -> Path:
         raise UserError(f"{folder} holds no samples", hint="give the folder of a run, and rollouts_every above 0")
     wanted = max(found) if step is None else f"{step:06d}"
     if wanted not in found:
-        known = f"there are steps {min(found)} to {max(found)}"
-        raise UserError(f"step {step} has no samples in {folder}", hint=known)
+        raise UserError(f"step {step} has no samples in {folder}", hint=f"there are steps {min(found)} to {max(found)}")
     return found[wanted]
 
 

@@ -18,11 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train to the end.
-
-    Raises:
-        DovetailError: The configuration is wrong (2), or the run failed (1).
-    """
+    """Train to the end."""
     from dovetail.config.build import build
     from dovetail.config.load import load
 

@@ -32,15 +32,16 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         at, value = parse_override(override)
         overridden[at] = f"--set {override}"
         raw = _put(raw, at, value, overridden[at])
-    return read_mapping(raw, lambda at: overridden.get(at) or f"{file.name}:{line_of(text, at)}")
+
+    def place(path: ConfigPath) -> str:
+        causes = [override for at, override in overridden.items() if path[: len(at)] == at]
+        return causes[-1] if causes else f"{file.name}:{line_of(text, path)}"
+
+    return read_mapping(raw, place)
 
 
 def parse_override(text: str) -> tuple[ConfigPath, Any]:
-    """``algorithm.group_size=16`` or ``rewards[0].weight=2`` as path and value; the value is YAML.
-
-    Raises:
-        ConfigError: There is no ``=``, or the value is no YAML.
-    """
+    """``algorithm.group_size=16`` or ``rewards[0].weight=2`` as path and value, which is YAML; else a ConfigError."""
     name, equals, value = text.partition("=")
     path = parse_path(name)
     if not equals or not path:

@@ -75,11 +75,7 @@ class RunConfig:
 
 
 def read_mapping(raw: Any, locate: Locate = lambda _: "") -> RunConfig:
-    """Check a configuration; ``locate`` gives the place of a path in it, such as ``run.yaml:12``.
-
-    Raises:
-        ConfigError: With every mistake, its path and its place.
-    """
+    """Check a configuration; ``locate`` tells the place of a path, such as ``run.yaml:12``, for the ConfigError."""
     return _Reader(locate).read(raw)
 
 

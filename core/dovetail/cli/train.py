@@ -55,5 +55,5 @@ def configure_logging() -> None:
             structlog.dev.ConsoleRenderer() if on_terminal else processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # of the moment: it may be replaced
     )

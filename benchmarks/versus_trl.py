@@ -169,7 +169,9 @@ def report(keys: list[str], rounds: int, device: str) -> None:
     from versus.floor import floor, measure
 
     machine = measure(device)
-    print(f"{describe()}\nmatrix products {machine.flops / 1e9:.0f} GFLOP/s, copies {machine.bandwidth / 1e9:.1f} GB/s\n")
+    print(
+        f"{describe()}\nmatrix products {machine.flops / 1e9:.0f} GFLOP/s, copies {machine.bandwidth / 1e9:.1f} GB/s\n"
+    )
     print(
         "| workload | dovetail s | TRL s | throughput | pairs | dovetail MB | TRL MB | memory |\n"
         "|---|---|---|---|---|---|---|---|",

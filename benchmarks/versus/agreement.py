@@ -7,10 +7,10 @@ from typing import Any
 
 import attrs
 import torch
-from versus import dovetail_side, trl_side
-from versus.workloads import END, Workload
 
 import dovetail as dt
+from versus import dovetail_side, trl_side
+from versus.workloads import END, Workload
 
 TOLERANCE = 1e-4
 
@@ -65,9 +65,14 @@ Result = tuple[float, dict[str, torch.Tensor]]
 
 def _dovetail(workload: Workload, model: Path, device: str, completions: list[list[int]]) -> Result:
     dt.generators.register("replay", Replay)
-    trainer = dovetail_side.make_trainer(workload, model, device, generator=dt.generators["replay"](completions=completions))
+    trainer = dovetail_side.make_trainer(
+        workload, model, device, generator=dt.generators["replay"](completions=completions)
+    )
     _perturb(trainer.policy.model)
-    tasks = [dt.Task.of(prompt, id=str(row)) for row, prompt in enumerate(dovetail_side.prompts(workload)[: workload.prompts])]
+    tasks = [
+        dt.Task.of(prompt, id=str(row))
+        for row, prompt in enumerate(dovetail_side.prompts(workload)[: workload.prompts])
+    ]
     metrics = trainer.compiled.learn(trainer.compiled.collect(prompts=tasks, seed=0), update=False)
     return metrics["loss"], _gradients(trainer.policy.model)
 

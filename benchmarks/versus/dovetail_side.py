@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from versus.workloads import LEARNING_RATE, Workload, prompts, reward
 
 import dovetail as dt
+from versus.workloads import LEARNING_RATE, Workload, prompts, reward
 
 
 def odd_share(completions: dt.Ragged) -> torch.Tensor:

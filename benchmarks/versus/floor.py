@@ -7,6 +7,7 @@ from statistics import median
 
 import attrs
 import torch
+
 from versus.workloads import Workload
 
 
@@ -68,7 +69,9 @@ def floor(workload: Workload, machine: Machine, tokens: int) -> Floor:
     length = tokens / rows
     prefill = workload.prompts * prompt
     # A token at position t attends to t others: two products of the hidden width for each.
-    within = 4 * model.hidden * model.layers * (rows * length * (prompt + length / 2) + workload.prompts * prompt**2 / 2)
+    within = (
+        4 * model.hidden * model.layers * (rows * length * (prompt + length / 2) + workload.prompts * prompt**2 / 2)
+    )
     decode = 2 * (body + head) * tokens + 2 * body * prefill + within
     read = 4 * (body + head) * workload.completion_tokens[1]
     generate = max(decode / machine.flops, read / machine.bandwidth)

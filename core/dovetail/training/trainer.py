@@ -18,7 +18,7 @@ import torch
 
 from dovetail.agents.agent import Agent
 from dovetail.compiler.compile import compile
-from dovetail.config.describe import describe_run
+from dovetail.config.build import describe_run
 from dovetail.errors import CheckpointError, DataError, DovetailError, RecipeError, TooManyInvalid
 from dovetail.graph.graph import Graph
 from dovetail.graph.recipe import Recipe, as_recipe

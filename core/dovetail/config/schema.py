@@ -54,6 +54,7 @@ class AgentConfig:
     device: str = "auto"
     autocast: Literal["bfloat16", "float16"] | None = None
     gradient_checkpointing: bool = False
+    share_prompts: bool = True
     trust_remote_code: bool = False
 
 

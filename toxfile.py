@@ -1,4 +1,4 @@
-"""tox environments ``plugin-<name>``: the core and one plugin, really alone. Made from the folders."""
+"""tox environments ``plugin-<name>``: the core, the kit and one plugin, really alone. Made from the folders."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ def tox_extend_envs() -> list[str]:
 def tox_add_core_config(core_conf: ConfigSet, state: State) -> None:
     for name, folder in FOLDERS.items():
         loader = MemoryLoader(
-            description=f"{folder.name} with nothing but the core",
+            description=f"{folder.name} with nothing but the core and the conformance kit",
             skip_install=True,
             deps=[
                 "-clocal.txt",
                 "-cconstraints.txt",
                 f"dovetail-{folder.name}",
+                "dovetail-testing",
+                "flit_core",  # the kit's tests install the packages that they write
                 "hypothesis",
                 "pytest",
                 "pytest-timeout",

@@ -5,17 +5,14 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 from collections.abc import Iterable
-from typing import Any
-
-import attrs
+from typing import Any, NamedTuple
 
 from dovetail.errors import PartClash, PartImportError, PartNotFound, did_you_mean
 
 GROUP_PREFIX = "dovetail."
 
 
-@attrs.frozen
-class Entry:
+class Entry(NamedTuple):
     """One line of the manifest: a part that a distribution offers."""
 
     kind: str
@@ -47,7 +44,8 @@ def entries() -> tuple[Entry, ...]:
     for distribution in importlib.metadata.distributions():
         if GROUP_PREFIX not in (distribution.read_text("entry_points.txt") or ""):
             continue
-        name, version = distribution.name, distribution.version
+        metadata = distribution.metadata  # parsed at each access
+        name, version = metadata["Name"], metadata["Version"]
         for point in distribution.entry_points:
             if point.group.startswith(GROUP_PREFIX):
                 kind = point.group.removeprefix(GROUP_PREFIX)

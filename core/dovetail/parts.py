@@ -49,7 +49,9 @@ class Option:
 
 
 def options_of(target: Any) -> tuple[Option, ...]:
-    """The options of a part's class (attrs fields) or function (keyword-only parameters)."""
+    """The options of a part's class (attrs fields) or function (keyword-only parameters); a recipe knows its own."""
+    if isinstance(known := getattr(target, "options", None), tuple):
+        return known
     docs = argument_docs(inspect.getdoc(target) or "")
     hints = _type_hints(target.__init__) | _type_hints(target)
     if attrs.has(target):

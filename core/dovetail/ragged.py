@@ -57,7 +57,7 @@ class Ragged:
     @classmethod
     def from_lengths(cls, values: Tensor, lengths: Tensor) -> Ragged:
         """Cut flat ``values`` ``[N, ...]`` into rows of ``lengths`` ``[B]``."""
-        return cls(values, _offsets(lengths))
+        return cls(values, lengths_to_offsets(lengths))
 
     @classmethod
     def from_padded(cls, padded: Tensor, mask: Tensor) -> Ragged:
@@ -67,7 +67,7 @@ class Ragged:
     @classmethod
     def cat(cls, parts: Sequence[Ragged]) -> Ragged:
         """Stack the rows of several Ragged."""
-        offsets = _offsets(torch.cat([part.lengths for part in parts]))
+        offsets = lengths_to_offsets(torch.cat([part.lengths for part in parts]))
         return cls._trusted(torch.cat([part.values for part in parts]), offsets)
 
     @property
@@ -125,7 +125,7 @@ class Ragged:
         """Take rows by index (int) or by mask (bool), in the order given."""
         rows = row_index(rows, len(self), self.offsets.device)
         lengths = self.lengths[rows]
-        offsets = _offsets(lengths)
+        offsets = lengths_to_offsets(lengths)
         shift = torch.repeat_interleave(self.offsets[:-1][rows] - offsets[:-1], lengths)
         return Ragged._trusted(self.values[shift + torch.arange(len(shift), device=shift.device)], offsets)
 
@@ -133,7 +133,7 @@ class Ragged:
         """Keep the values where ``mask`` ``[N]`` is True; rows stay, and may become empty."""
         if mask.shape != self.values.shape[:1]:
             raise DataError(f"a mask of shape {list(mask.shape)} does not fit {len(self.values)} tokens")
-        return Ragged._trusted(self.values[mask.bool()], _offsets(self.with_values(mask.bool()).sum()))
+        return Ragged._trusted(self.values[mask.bool()], lengths_to_offsets(self.with_values(mask.bool()).sum()))
 
     def repeat(self, times: int) -> Ragged:
         """Repeat each row ``times`` times, copies side by side."""
@@ -221,5 +221,5 @@ def _trailing(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor.reshape(*tensor.shape, *[1] * (like.ndim - tensor.ndim))
 
 
-def _offsets(lengths: Tensor) -> Tensor:
+def lengths_to_offsets(lengths: Tensor) -> Tensor:
     return torch.nn.functional.pad(lengths.cumsum(0), (1, 0))

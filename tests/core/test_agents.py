@@ -11,8 +11,7 @@ from parts_of_tests import lowercase, tiny_policy
 import dovetail as dt
 from dovetail.errors import DataError, DovetailError, UserError
 from dovetail.settings import DataSettings, LoraSettings, OptimizerSettings
-from dovetail.training.batches import Batches
-from dovetail.training.data import encode_rows, read_rows
+from dovetail.training.data import Batches, encode_rows, read_rows
 
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
@@ -118,6 +117,9 @@ def test_jsonl_rows_are_checked_with_their_line(tmp_path):
         read_rows(DataSettings(str(path)))
     assert f"{path}:3" in str(error.value)
     assert len(read_rows(DataSettings(str(path), on_broken="skip"))) == 1
+    path.write_text('{"messages": [{"role": "user"}]}\n')
+    with pytest.raises(DataError, match="line 1 cannot be read: the column 'messages' must list objects"):
+        read_rows(DataSettings(str(path)))
     path.write_text('{"prompt": "a"}\n')
     with pytest.raises(DataError, match=r"no column 'completion' \(it has: prompt\)"):
         read_rows(DataSettings(str(path)))
@@ -180,6 +182,24 @@ def test_lora_learns_adapters_and_its_reference_is_the_base(tmp_path):
     merged = dt.Agent(policy.save(tmp_path / "merged"))
     tokens = torch.arange(5)[None]
     torch.testing.assert_close(policy.model(tokens).logits, merged.model(tokens).logits)
+
+
+def test_adapters_begin_the_same_in_every_run():
+    """They do not depend on what was drawn before."""
+    pytest.importorskip("peft")
+    weights = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        weights.append(tiny_policy(lora=LoraSettings(rank=2)).named_parameters())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_an_agent_may_be_looked_at_before_it_learns():
+    """Loading it does not settle whether it is trainable."""
+    policy = dt.Agent.tiny(hidden=16, layers=1, heads=2)
+    assert not any(parameter.requires_grad for parameter in policy.model.parameters())
+    policy.trainable = True
+    assert len(policy.named_parameters()) == len(list(policy.model.parameters()))
 
 
 def test_a_reference_is_the_policy_as_it_was():

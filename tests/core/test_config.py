@@ -9,8 +9,7 @@ import pytest
 
 import dovetail as dt
 from dovetail.cli.main import main
-from dovetail.config.build import build
-from dovetail.config.describe import describe_run
+from dovetail.config.build import build, describe_run
 from dovetail.config.load import load, read_mapping
 from dovetail.errors import ConfigError, UserError
 from dovetail.structure import Mistake, read_value
@@ -155,6 +154,45 @@ def test_files_that_cannot_be_read_are_told(tmp_path):
     assert "defines no `config`" in mistakes(write(tmp_path, "x = 1", "run.py"))[0]
     assert "a mapping was expected, got list" in mistakes(write(tmp_path, "[1]", "run.json"))[0]
     assert "the option 'algorithm' is required" in mistakes(write(tmp_path, "steps: 3"))[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("algorithm=null", "a part is written {use: <name>, …options} or as its name  at algorithm"),
+        ("agents=[a]", "a mapping was expected, got list  at agents (--set agents=[a])"),
+        ("rewards.0.name=3", "expected str, got int 3  at rewards[0].name (--set rewards.0.name=3)"),
+        ("rewards[0].target=many", "got str 'many'  at rewards[0].target (--set rewards[0].target=many)"),
+        (
+            "policy.lora={target_modules: [q, 1]}",
+            "expected str, got int 1  at policy.lora.target_modules[1] (--set policy",
+        ),
+        ("steps.half=1", "7 has nothing below it, so no 'half'  at (--set steps.half=1)"),
+        ("rewards=[1", "at (--set rewards=[1)"),
+    ],
+)
+def test_no_mistake_of_shape_passes_for_a_crash(tmp_path, change, message):
+    """Null, a list for a mapping, a step below a number, broken YAML: each is told with its place."""
+    assert any(message in line for line in mistakes(write(tmp_path, YAML), change)), mistakes(
+        tmp_path / "run.yaml", change
+    )
+
+
+def test_text_that_is_none_is_told(tmp_path):
+    """Bytes that are not UTF-8, and characters that YAML forbids."""
+    (tmp_path / "run.yaml").write_bytes(b"a: \xff")
+    assert "run.yaml: 'utf-8' codec can't decode" in mistakes(tmp_path / "run.yaml")[0]
+    assert "special characters are not allowed" in mistakes(write(tmp_path, "a: \x01"))[0]
+
+
+def test_lines_are_found_in_toml_and_python_too(tmp_path):
+    """Best effort: where the keys of the path follow one another, through the heads of tables."""
+    toml = TOML + "[policy.lora]\nrank = 'x'\n"
+    assert mistakes(write(tmp_path, toml, "run.toml")) == [
+        f"expected int, got str 'x'  at policy.lora.rank (run.toml:{toml.count(chr(10))})"
+    ]
+    python = f"config = dict({WORDS!r})\nconfig['batch_size'] = 'x'\n"
+    assert mistakes(write(tmp_path, python, "run.py")) == ["expected int, got str 'x'  at batch_size (run.py:2)"]
 
 
 def test_lines_are_found_in_json_too(tmp_path):

@@ -1,5 +1,6 @@
 """Recipes are traced into graphs, and mistakes name the user's line."""
 
+import attrs
 import pytest
 import torch
 
@@ -242,3 +243,79 @@ def test_graph_command(capsys):
     assert "~ loss.beta: 0.0 -> 0.1" in capsys.readouterr().out
     assert main(["graph", "grpo", "--set", "beta"]) == 2
     assert main(["graph", "nothing"]) == 2
+
+
+def test_names_of_edits_and_operations_are_free_for_nodes_and_ops():
+    """A sum is reachable as graph.add; an op may be called as a built-in operation is."""
+
+    @dt.op
+    def total(rewards: torch.Tensor) -> torch.Tensor:
+        return rewards * 2
+
+    def summed(graph):
+        dt.add_loss(graph.clipped_loss + graph.clipped_loss)
+        assert graph.add.name == "add"
+        graph.rewards.replace_with(total(graph.rewards))
+
+    graph = edited(summed)
+    assert graph["rewards"].op.name == "op"
+    assert graph["rewards"].op.label == "total"
+
+
+def test_inputs_keep_their_names_and_may_be_taken_again():
+    """What replaces an input leaves it in the recipe's signature; a parameter of that name is the base's input."""
+
+    @dt.op
+    def shuffled(prompts):
+        return prompts
+
+    def replaced(graph, prompts):
+        prompts.replace_with(shuffled(prompts))
+
+    recipe = dt.algorithm(using=grpo)(replaced)
+    assert recipe.inputs == grpo.inputs
+    graph = recipe.trace()
+    assert graph["completions"].inputs["prompts"].node == "shuffled"
+    assert graph["shuffled"].inputs["prompts"].node == "prompts"
+    with pytest.raises(RecipeError, match="cannot be combined by 'mul'"):
+        edited(lambda graph: graph.policy * 2)
+
+
+def test_settings_hold_what_a_base_was_given():
+    """The options of a configured base are the defaults of what derives from it."""
+    derived = dt.algorithm(using=grpo(group_size=2))(lambda graph, *, scale=1.0: None)
+    assert derived.settings() == {"scale": 1.0, "group_size": 2, "beta": 0.0, "clip": 0.2, "clip_high": None}
+    assert derived(beta=0.5).trace()["completions"].options["samples"] == 2
+
+
+def test_rollouts_are_found_or_said(register):
+    """A part may ask for the rollouts themselves; where there are several, wiring them decides."""
+
+    @attrs.frozen
+    class Watching:
+        @dt.hookimpl
+        def score(self, rollouts):
+            return rollouts.sampled.lengths
+
+    register("rewards", "watching", Watching)
+    edited(lambda graph: graph.rewards.replace_with(dt.reward("watching")))
+
+    def twice(graph, *, said=True):
+        other = dt.generate(graph.policy, graph.prompts, name="other")
+        logprobs = dt.logprobs(graph.policy, graph.prompts, other)
+        ports = [graph.advantages, logprobs, logprobs, logprobs, logprobs]
+        dt.add_loss(dt.loss("clipped", *([graph.completions] if said else []), *ports, name="mixed"))
+
+    recipe = dt.algorithm(using=grpo)(twice)
+    recipe.trace()
+    with pytest.raises(RecipeError, match="say which: rollouts=<node>"):
+        recipe(said=False).trace()
+
+
+def test_sources_of_plugins_installed_beside_the_core_are_the_users(tmp_path):
+    """A folder whose name begins as the core's does is not the core."""
+    text = "import dovetail as dt\n@dt.recipe\ndef beside(policy, prompts):\n    dt.generate(policy, policy.nothing)\n"
+    names = {}
+    exec(compile(text, dt.__file__.replace("dovetail/__init__", "dovetail_beside/recipe"), "exec"), names)
+    with pytest.raises(RecipeError, match=r"dovetail_beside/recipe\.py:4"):
+        names["beside"].trace()

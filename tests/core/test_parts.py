@@ -7,7 +7,7 @@ import dovetail as dt
 from dovetail.errors import OptionError, PartError
 from dovetail.parts import Part, PartManager, argument_docs, build_part, options_of
 from dovetail.testing import tiny_rollouts
-from dovetail.testing.reward_checks import score
+from dovetail_testing.reward_checks import score
 
 
 @attrs.frozen

@@ -10,6 +10,7 @@ import attrs
 import pytest
 import torch
 from parts_of_tests import every_tenth_fails, lowercase, patient, tiny_policy
+from safetensors import SafetensorError
 
 import dovetail as dt
 from dovetail.errors import CheckpointError, DataError, PartError, RecipeError, TooManyInvalid, UserError
@@ -341,6 +342,106 @@ def test_a_resumed_run_is_bit_identical(tmp_path):
     assert whole == cut
 
 
+def test_a_resume_before_the_first_checkpoint_begins_again(tmp_path):
+    """The evaluation before the first step is not told twice."""
+
+    class Killed:
+        @dt.hookimpl
+        def on_rollouts(self, run):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / "run", evaluate_every=9, evaluate_tasks=4, extensions=[Killed()]).fit(1)
+    again = trainer(tmp_path / "run", evaluate_every=9, evaluate_tasks=4)
+    again.load_checkpoint()
+    again.fit(1)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 1]
+
+
+def test_a_part_that_fails_at_the_start_leaves_no_logger_open(tmp_path):
+    """The run ends as failed, and its loggers are closed."""
+    seen = []
+
+    class Failing:
+        @dt.hookimpl
+        def on_run_start(self, run):
+            raise RuntimeError("not today")
+
+        @dt.hookimpl
+        def on_run_end(self, outcome):
+            seen.append(outcome)
+
+    class Open:
+        @dt.hookimpl
+        def log_metrics(self, step, metrics):
+            pass
+
+        @dt.hookimpl
+        def close(self):
+            seen.append("closed")
+
+    with pytest.raises(RuntimeError, match="not today"):
+        trainer(tmp_path / "run", loggers=[Open()], extensions=[Failing()]).fit(1)
+    assert seen == ["failed: not today", "closed"]
+
+
+def test_a_lora_run_with_a_reference_can_be_resumed(tmp_path):
+    """The reference is checked with the adapters off, whatever they have learnt."""
+    pytest.importorskip("peft")
+
+    def lora_trainer(folder):
+        optimizer = dt.OptimizerSettings(lr=0.1)
+        return dt.Trainer(
+            dt.recipes["grpo"](group_size=4, beta=0.05), prompts=["a", "b"], run_dir=folder, sampling=SHORT, batch_size=4,
+            policy=tiny_policy(lora=dt.LoraSettings(rank=2), optimizer=optimizer), rewards=[lowercase],
+        )  # fmt: skip
+
+    lora_trainer(tmp_path / "whole").fit(8)
+    lora_trainer(tmp_path / "cut").fit(6)
+    again = lora_trainer(tmp_path / "cut")
+    again.load_checkpoint()
+    again.fit(8)
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    assert lines(tmp_path / "cut")[-1]["clipped/kl"] > 0
+
+
+def test_an_evaluation_that_hangs_is_counted(tmp_path):
+    """Its episodes are invalid after the deadline; an event loop may run around it, as in a notebook."""
+
+    class Hanging:
+        @dt.hookimpl
+        def tasks(self, split):
+            return [dt.Task.of("a", id="0")]
+
+        @dt.hookimpl
+        async def make(self):
+            await asyncio.Event().wait()
+
+    chosen = dt.TrainSettings(sampling=SHORT, reward_timeout=0.2)
+    run = dt.Trainer("grpo", policy=tiny_policy(), environment=Hanging(), settings=chosen, run_dir=tmp_path / "run")
+
+    async def notebook():
+        return run.evaluate()
+
+    assert asyncio.run(notebook())["eval/invalid"] == 1.0
+
+
+def test_samples_are_written_whatever_the_input_is_called(tmp_path):
+    """What counts is that the recipe reads prompts."""
+
+    @dt.recipe
+    def asked(policy, questions):
+        completions = dt.generate(policy, questions, samples=2)
+        policy_logprobs = dt.logprobs(policy, questions, completions, name="policy_logprobs")
+        advantages = dt.advantages("group", dt.run_rewards(completions), name="advantages")
+        dt.set_loss(dt.loss("clipped", advantages, policy_logprobs))
+
+    policy, folder = tiny_policy(), tmp_path / "run"
+    dt.Trainer(asked, policy=policy, prompts=["a"], rewards=[lowercase], sampling=SHORT, run_dir=folder).fit(1)
+    assert list((folder / "rollouts").iterdir())
+
+
 def test_lifecycle_hooks_are_called_in_order(tmp_path):
     """Every active part may listen; state is checkpointed."""
     seen = []
@@ -435,6 +536,10 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     run = trainer(tmp_path / "run")
     run.fit(2)
     monkeypatch.setattr(checkpoint, "_sync", lambda path: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        run.checkpoint()
+    full = SafetensorError("I/O error: No space left on device (os error 28)")
+    monkeypatch.setattr(checkpoint, "save_file", lambda tensors, path: (_ for _ in ()).throw(full))
     with pytest.raises(CheckpointError, match="No space left on device"):
         run.checkpoint()
     (only,) = (tmp_path / "run" / "checkpoints").iterdir()

@@ -7,25 +7,16 @@ import copy
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import attrs
 import torch
 from torch import Tensor
 
+from dovetail.agents import models
 from dovetail.agents.learning import Learning
-from dovetail.agents.loading import (
-    add_lora,
-    check_head,
-    check_tokenizer,
-    head_of,
-    load_pretrained,
-    no_progress_bar,
-    without_dropout,
-)
-from dovetail.agents.tiny import build_tiny
 from dovetail.errors import DataError, DovetailError, UserError
-from dovetail.messages import Task
+from dovetail.messages import Message, Task
 from dovetail.parts import Part
 from dovetail.ragged import Ragged
 from dovetail.registry import as_part
@@ -34,10 +25,14 @@ from dovetail.runtime.linear_logprob import Head
 from dovetail.sampling import Sampling
 from dovetail.settings import LoraSettings, OptimizerSettings, TinySettings
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 DtypeName = Literal["float32", "bfloat16", "float16", "float64"]
 
 
+def _or_default(optimizer: OptimizerSettings | None) -> OptimizerSettings:
+    return optimizer or OptimizerSettings()
+
+
+@attrs.define(eq=False, slots=False)
 class Agent:
     """A language model that samples, is asked for log-probs or values, and may learn. It is loaded when first used.
 
@@ -50,79 +45,80 @@ class Agent:
         optimizer: How it learns.
         dtype: Of the weights.
         device: ``auto`` takes CUDA if there is one.
-        autocast: ``bfloat16`` runs matrix products in it while the weights keep ``dtype``.
+        autocast: The dtype of matrix products, if it is not that of the weights.
         gradient_checkpointing: Recompute activations in backward: less memory, about a third more time.
+        share_prompts: Read the prompt of a group once where that is cheaper and the model allows it; no number changes.
         trust_remote_code: Run code that comes with the model. Off unless asked.
         tiny: Build a small random model instead of loading one.
     """
 
-    def __init__(
-        self,
-        name_or_path: str | Path | None = None,
-        *,
-        trainable: bool = False,
-        generator: str | Part = "native",
-        lora: LoraSettings | None = None,
-        head: Literal["value"] | None = None,
-        optimizer: OptimizerSettings | None = None,
-        dtype: DtypeName = "float32",
-        device: str = "auto",
-        autocast: Literal["bfloat16", "float16"] | None = None,
-        gradient_checkpointing: bool = False,
-        trust_remote_code: bool = False,
-        tiny: TinySettings | None = None,
-    ) -> None:
-        if (name_or_path is None) == (tiny is None):
-            raise UserError(
-                "an agent needs a model", hint="dt.Agent(<name or path>), or dt.Agent.tiny() for a small one"
-            )
-        for label, value in (("dtype", dtype), ("autocast", autocast or "float32")):
-            if value not in _DTYPES:
-                raise UserError(f"{label} {value!r} is unknown", hint=f"one of {', '.join(_DTYPES)}")
-        self.name = str(name_or_path) if name_or_path is not None else "tiny"
-        self.settings: dict[str, Any] = {
-            "generator": generator, "lora": lora, "head": head, "optimizer": optimizer or OptimizerSettings(),
-            "dtype": dtype, "device": device, "autocast": autocast, "gradient_checkpointing": gradient_checkpointing,
-            "trust_remote_code": trust_remote_code, "tiny": tiny,
-        }  # fmt: skip
-        self.trainable = trainable
-        self.version = 0
-        self._path = name_or_path
+    # An underscore marks what was asked for where the bare name is what became of it.
+    name_or_path: str | Path | None = None
+    trainable: bool = attrs.field(default=False, kw_only=True)
+    _generator: str | Part = attrs.field(default="native", kw_only=True)
+    lora: LoraSettings | None = attrs.field(default=None, kw_only=True)
+    _head: Literal["value"] | None = attrs.field(default=None, kw_only=True)
+    optimizer: OptimizerSettings = attrs.field(default=None, converter=_or_default, kw_only=True)
+    dtype: DtypeName = attrs.field(default="float32", kw_only=True)
+    _device: str = attrs.field(default="auto", kw_only=True)
+    autocast: Literal["bfloat16", "float16"] | None = attrs.field(default=None, kw_only=True)
+    gradient_checkpointing: bool = attrs.field(default=False, kw_only=True)
+    share_prompts: bool = attrs.field(default=True, kw_only=True)
+    trust_remote_code: bool = attrs.field(default=False, kw_only=True)
+    _tiny: TinySettings | None = attrs.field(default=None, kw_only=True)
+    name: str = attrs.field(init=False)
+    version: int = attrs.field(default=0, init=False)  # optimizer steps done
+    _adapted: Agent | None = attrs.field(default=None, init=False)  # whose model it shares, with the adapters off
+
+    def __attrs_post_init__(self) -> None:
+        if (self.name_or_path is None) == (self._tiny is None):
+            hint = "dt.Agent(<name or path>), or dt.Agent.tiny() for a small one"
+            raise UserError("an agent needs a model", hint=hint)
+        for label, name in (("dtype", self.dtype), ("autocast", self.autocast or "float32")):
+            if name not in get_args(DtypeName):
+                raise UserError(f"{label} {name!r} is unknown", hint=f"one of {', '.join(get_args(DtypeName))}")
+        self.name = "tiny" if self.name_or_path is None else str(self.name_or_path)
 
     @classmethod
     def tiny(cls, **options: Any) -> Agent:
         """A small local model with random weights. Takes the options of TinySettings and of Agent."""
-        names = {field.name for field in attrs.fields(TinySettings)}
-        shape = {key: value for key, value in options.items() if key in names}
-        rest = {key: value for key, value in options.items() if key not in names}
-        return cls(tiny=TinySettings(**shape), **rest)
+        shape = {name: options.pop(name) for name in attrs.fields_dict(TinySettings) if name in options}
+        return cls(tiny=TinySettings(**shape), **options)
 
-    # ---- loading
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was made with, but for the name of the model."""
+        fields = [field for field in attrs.fields(Agent) if field.init and field.name != "name_or_path"]
+        return {str(field.alias): getattr(self, field.name) for field in fields}
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        settings = self.settings
-        dtype = _DTYPES[settings["dtype"]]
-        if settings["tiny"] is not None:
-            model, tokenizer = build_tiny(settings["tiny"])
-            model = model.to(dtype)
+        if self._adapted is not None:
+            return self._adapted.model, self._adapted.tokenizer
+        dtype = getattr(torch, self.dtype)
+        if self._tiny is not None:
+            model, tokenizer = models.build_tiny(self._tiny, dtype)
         else:
-            remote = settings["trust_remote_code"]
-            model, tokenizer = load_pretrained(str(self._path), dtype, trust_remote_code=remote)
-        check_tokenizer(tokenizer, self.name)
-        model = without_dropout(model).to(self.device)
-        model.requires_grad_(self.trainable)
-        if settings["gradient_checkpointing"] and self.trainable:
+            model, tokenizer = models.load_pretrained(self.name, dtype, trust_remote_code=self.trust_remote_code)
+        return models.without_dropout(model).to(self.device).requires_grad_(False), tokenizer
+
+    @cached_property
+    def _learner(self) -> Any:
+        model = self._loaded[0].requires_grad_(True)
+        if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
-        if settings["lora"] is not None and self.trainable:
-            model = add_lora(model, settings["lora"])
-        return model, tokenizer
+        return model if self.lora is None else models.add_lora(model, self.lora)
 
     @property
     def model(self) -> Any:
         """The transformers model, or the peft model around it."""
-        return self._loaded[0]
+        return self._learner if self.trainable else self._loaded[0]
+
+    @property
+    def _causal(self) -> Any:
+        """The causal model itself, adapters inside."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
     def tokenizer(self) -> Any:
@@ -130,43 +126,29 @@ class Agent:
 
     @property
     def is_loaded(self) -> bool:
-        return "_loaded" in self.__dict__
+        return "_loaded" in vars(self)
 
     @cached_property
     def device(self) -> torch.device:
-        name = self.settings["device"]
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(name)
+        automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(automatic if self._device == "auto" else self._device)
 
     @cached_property
     def generator(self) -> Part:
         """The part that samples."""
-        return as_part("generators", self.settings["generator"])
-
-    @property
-    def _causal(self) -> Any:
-        """The causal model itself, adapters inside."""
-        model = self.model
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
+        return as_part("generators", self._generator)
 
     @cached_property
     def value_head(self) -> torch.nn.Linear:
-        """``[D] -> 1``, float32, starting at 0.
-
-        Raises:
-            DovetailError: The agent was made without one.
-        """
-        if self.settings["head"] != "value":
+        """``[D] -> 1``, float32 or the model's float64, starting at 0. A DovetailError if it was not asked for."""
+        if self._head != "value":
             raise DovetailError(f"the agent {self.name!r} has no value head", hint='dt.Agent(…, head="value")')
-        head = torch.nn.Linear(self._causal.config.get_text_config().hidden_size, 1, device=self.device)
-        if self.settings["dtype"] == "float64":
-            head = head.double()
+        dtype = torch.promote_types(getattr(torch, self.dtype), torch.float32)
+        width = self._causal.config.get_text_config().hidden_size
+        head = torch.nn.Linear(width, 1, device=self.device, dtype=dtype).requires_grad_(self.trainable)
         torch.nn.init.zeros_(head.weight)
         torch.nn.init.zeros_(head.bias)
-        return head.requires_grad_(self.trainable)
-
-    # ---- text and tokens
+        return head
 
     @property
     def context(self) -> int | None:
@@ -174,11 +156,7 @@ class Agent:
         return getattr(self._causal.config.get_text_config(), "max_position_embeddings", None)
 
     def encode(self, tasks: Sequence[Task]) -> Ragged:
-        """Prompts as token ids, through the chat template if the tokenizer has one.
-
-        Raises:
-            DataError: A prompt is empty, or leaves no room in the context.
-        """
+        """Prompts as token ids, through the chat template if there is one. One that cannot be answered is a DataError."""
         rows = [self.encode_text(self.render(task)) for task in tasks]
         for task, row in zip(tasks, rows, strict=True):
             self._check_prompt(f"the prompt of task {task.id!r}", len(row))
@@ -188,43 +166,39 @@ class Agent:
         if length == 0:
             raise DataError(f"{label} has no tokens", hint="give every prompt at least one token")
         if self.context is not None and length >= self.context:
-            raise DataError(
-                f"{label} has {length} tokens, and {self.name!r} has a context of {self.context}",
-                hint="shorten or filter the prompts",
-            )
+            problem = f"{label} has {length} tokens, and {self.name!r} has a context of {self.context}"
+            raise DataError(problem, hint="shorten or filter the prompts")
 
     def render(self, task: Task) -> str:
         """The text that the policy is given."""
         if self.tokenizer.chat_template:
-            chat = [message.to_chat() for message in task.messages]
-            return str(self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+            return self.render_chat(task.messages, answer=True)
         return "".join(message.content for message in task.messages)
 
+    def render_chat(self, messages: Sequence[Message], *, answer: bool) -> str:
+        """Messages through the chat template; ``answer`` opens the assistant's next turn."""
+        chat = [message.to_chat() for message in messages]
+        return str(self.tokenizer.apply_chat_template(chat, add_generation_prompt=answer, tokenize=False))
+
     def encode_text(self, text: str) -> list[int]:
-        templated = bool(self.tokenizer.chat_template)
-        return list(self.tokenizer(text, add_special_tokens=not templated)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template)["input_ids"])
 
     def decode(self, tokens: list[int]) -> str:
         """Text without special tokens."""
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def generate(self, prompts: Ragged, samples: int, sampling: Sampling, seeds: Tensor) -> Generated:
-        """Sample through the generator part. The end tokens of tokenizer and model join the record's stop tokens.
-
-        Raises:
-            DataError: A prompt is empty, or leaves no room in the context.
-        """
+        """Sample through the generator part. The end tokens of tokenizer and model join those of ``sampling``."""
         for row, length in enumerate(prompts.lengths.tolist()):
             self._check_prompt(f"prompt {row}", length)
         sampling = attrs.evolve(sampling, stop_tokens=self.stop_tokens(sampling))
-        with torch.no_grad(), self._precision():
-            arguments = {
-                "model": self.model.eval(), "tokenizer": self.tokenizer, "prompts": prompts, "samples": samples,
-                "sampling": sampling, "seeds": seeds,
-            }  # fmt: skip
-            result = self.generator.call("generate", arguments)
-        if not isinstance(result, Generated) or len(result.completions) != len(prompts) * samples:
-            raise self.generator.error(f"generate must return Generated with {len(prompts) * samples} completions")
+        wanted = {"prompts": prompts, "samples": samples, "sampling": sampling, "seeds": seeds}
+        with torch.no_grad(), self._passing():
+            given = {"model": self.model.eval(), "tokenizer": self.tokenizer, **wanted}
+            result = self.generator.call("generate", given)
+        count = len(prompts) * samples
+        if not isinstance(result, Generated) or len(result.completions) != count:
+            raise self.generator.error(f"generate must return Generated with {count} completions")
         return result
 
     def stop_tokens(self, sampling: Sampling) -> tuple[int, ...]:
@@ -234,120 +208,98 @@ class Agent:
         ids = {self.tokenizer.eos_token_id, *listed, *sampling.stop_tokens}
         return tuple(sorted(token for token in ids if token is not None))
 
-    # ---- model passes
-
     @contextlib.contextmanager
-    def _precision(self) -> Iterator[None]:
-        autocast = self.settings["autocast"]
-        if autocast is None:
+    def _passing(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            if self._adapted is not None:
+                stack.enter_context(self.model.disable_adapter())
+            if self.autocast is not None:
+                stack.enter_context(torch.autocast(self.device.type, dtype=getattr(torch, self.autocast)))
             yield
-        else:
-            with torch.autocast(self.device.type, dtype=_DTYPES[autocast]):
-                yield
 
-    def hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Last hidden states ``[B, T, D]`` of right-padded ``tokens`` ``[B, T]``."""
+    def hidden(self, tokens: Tensor, mask: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Last hidden states ``[B, T, D]`` of ``tokens`` ``[B, T]``, padded on the right.
+
+        The mask says what is no padding, ``[B, T]``, or which token attends to which, ``[B, 1, T, T]``. Positions
+        ``[B, T]`` are the columns if they are not given.
+        """
         # transformers recomputes activations only in training mode; dropout is off in either.
-        self.model.train(bool(self.settings["gradient_checkpointing"]) and torch.is_grad_enabled())
-        with self._precision():
-            output = self._causal.base_model(input_ids=tokens, attention_mask=mask.long(), use_cache=False)
+        self.model.train(self.gradient_checkpointing and torch.is_grad_enabled())
+        placed = {} if positions is None else {"position_ids": positions}
+        mask = mask.long() if mask.ndim == 2 else mask
+        with self._passing():
+            output = self._causal.base_model(input_ids=tokens, attention_mask=mask, use_cache=False, **placed)
         hidden: Tensor = output.last_hidden_state
         return hidden
 
+    @cached_property
+    def packing_width(self) -> int | None:
+        """Width of the hidden states if rows that share a prompt can be read as one sequence, else None."""
+        if not self.share_prompts or not models.takes_attention_mask(self._causal, self.hidden):
+            return None
+        return int(self._causal.config.get_text_config().hidden_size)
+
     def head(self) -> Head:
         """The output layer; checked once against the model's own logits."""
-        return head_of(self._causal, self.name) if self._head_is_checked else Head(torch.empty(0))
+        return self._checked_head
 
     @cached_property
-    def _head_is_checked(self) -> bool:
-        count = min(8, self._causal.config.get_text_config().vocab_size)
-        tokens = torch.arange(count, device=self.device)[None]
-        with torch.no_grad():
+    def _checked_head(self) -> Head:
+        tokens = torch.arange(min(8, self._causal.config.get_text_config().vocab_size), device=self.device)[None]
+        with torch.no_grad(), self._passing():
             hidden = self.hidden(tokens, torch.ones_like(tokens))
-            with self._precision():
-                check_head(self._causal, hidden, tokens, head_of(self._causal, self.name), self.name)
-        return True
+            return models.checked_head(self._causal, self.name, tokens, hidden)
 
     def value(self, hidden: Tensor) -> Tensor:
-        """``[N, D]`` hidden states to ``[N]`` values, float32."""
+        """``[N, D]`` hidden states to ``[N]`` values in the dtype of the value head."""
         values: Tensor = self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
         return values
-
-    # ---- learning
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
         """What learns, by name."""
         found = {f"model.{name}": p for name, p in self.model.named_parameters() if p.requires_grad}
-        if self.settings["head"] == "value":
-            found.update({f"value_head.{name}": p for name, p in self.value_head.named_parameters()})
-        return found
+        head = self.value_head.named_parameters() if self._head == "value" else ()
+        return {**found, **{f"value_head.{name}": p for name, p in head}}
 
     @cached_property
     def learning(self) -> Learning:
+        """Its optimizer; a DovetailError if it is not trainable."""
         if not self.trainable:
             raise DovetailError(f"the agent {self.name!r} is not trainable", hint="dt.Agent(…, trainable=True)")
-        return Learning(self.named_parameters().values(), self.settings["optimizer"])
+        return Learning(self.named_parameters().values(), self.optimizer)
 
     def zero_grad(self) -> None:
-        self.learning.zero_grad()
+        self.learning.optimizer.zero_grad(set_to_none=True)
 
     def update(self) -> dict[str, float]:
         """One optimizer step; the generator is told."""
         metrics = self.learning.update()
         self.version += 1
-        if "generator" in self.__dict__ and self.generator.has("sync_weights"):
+        if "generator" in vars(self) and self.generator.has("sync_weights"):
             self.generator.call("sync_weights", {"model": self.model, "version": self.version})
         return metrics
 
     def frozen(self) -> Agent:
         """A reference: this agent with the weights of now, or the weights it was loaded with if it has not learnt."""
-        if self.settings["lora"] is not None and self.trainable:
-            return _WithoutAdapters(self)
-        settings = {**self.settings, "head": None, "lora": None, "gradient_checkpointing": False}
-        copied = Agent(self._path, trainable=False, **settings)
-        if self.version:
-            copied.__dict__["_loaded"] = (copy.deepcopy(self.model).requires_grad_(False), self.tokenizer)
-        return copied
-
-    # ---- files
+        reference = attrs.evolve(self, trainable=False, lora=None, head=None, gradient_checkpointing=False)
+        if self.lora is not None and self.trainable:
+            reference._adapted = self
+        elif self.version:
+            vars(reference)["_loaded"] = (copy.deepcopy(self.model).requires_grad_(False), self.tokenizer)
+        return reference
 
     def save(self, path: str | Path) -> Path:
         """Write the model (adapters merged in) and the tokenizer in the Hugging Face layout."""
-        folder = Path(path)
+        folder, model = Path(path), self.model
         folder.mkdir(parents=True, exist_ok=True)
-        model = self.model
         if hasattr(model, "merge_and_unload"):
             model.save_pretrained(folder / "adapter")
             model = copy.deepcopy(model).merge_and_unload()
-        with no_progress_bar():
+        with models.no_progress_bar():
             model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        if self.settings["head"] == "value":
+        if self._head == "value":
             from safetensors.torch import save_file
 
             save_file(self.value_head.state_dict(), folder / "value_head.safetensors")
         return folder
-
-
-class _WithoutAdapters(Agent):
-    """A LoRA agent as it was before learning: the same weights, adapters off."""
-
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
-        self.name = agent.name
-        self.settings = {**agent.settings, "lora": None, "head": None, "gradient_checkpointing": False}
-        self.trainable = False
-        self.version = 0
-        self._path = agent._path
-
-    @property
-    def _loaded(self) -> tuple[Any, Any]:
-        return self._agent._loaded
-
-    @property
-    def is_loaded(self) -> bool:
-        return self._agent.is_loaded
-
-    def hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        with self._agent.model.disable_adapter():
-            return super().hidden(tokens, mask)

@@ -20,58 +20,39 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the description."""
-    kind = full_kind(arguments.kind)
+    kinds = {kind.removesuffix(ending): kind for kind in KINDS for ending in ("s", "es", "")}
+    kind = kinds.get(arguments.kind)
+    if kind is None:
+        raise UserError(f"no kind of part is called {arguments.kind!r}", hint=did_you_mean(arguments.kind, KINDS))
     target, provenance = registry(kind).target(arguments.name)
-    options = target.options if kind == "recipes" else options_of(target)
+    methods = {hook: getattr(target, hook, None) if inspect.isclass(target) else target for hook in HOOKS_BY_KIND[kind]}
     described = {
         "kind": kind,
         "name": arguments.name,
         "from": str(provenance),
-        "about": (inspect.getdoc(target) if kind != "recipes" else target.__doc__) or "",
-        "options": [_option(option) for option in options],
-        "needs": _needs(kind, target),
+        "about": inspect.getdoc(target) or "",
+        "options": [_option(option) for option in options_of(target)],
+        "needs": {hook: _arguments(method) for hook, method in methods.items() if method is not None},
     }
-    if arguments.json:
-        print(json.dumps(described, indent=2))
-    else:
-        print(_text(described))
+    print(json.dumps(described, indent=2) if arguments.json else _text(described))
     return 0
-
-
-def full_kind(name: str) -> str:
-    """A kind by its plural or singular name.
-
-    Raises:
-        UserError: There is no such kind.
-    """
-    singular = {**{kind.removesuffix("s"): kind for kind in KINDS}, "loss": "losses", "advantage": "advantages"}
-    kind = name if name in KINDS else singular.get(name)
-    if kind is None:
-        raise UserError(f"no kind of part is called {name!r}", hint=did_you_mean(name, KINDS))
-    return kind
-
-
-def _option(option: Option) -> dict[str, Any]:
-    default = "required" if option.required else repr(option.default)
-    return {"name": option.name, "type": type_text(option.type), "default": default, "about": option.doc}
 
 
 def type_text(kind: Any) -> str:
     """A type as one reads it: ``int``, ``float | None``, ``'a' | 'b'``."""
-    text = kind if isinstance(kind, str) else kind.__name__ if isinstance(kind, type) else str(kind)
+    text = kind.__name__ if isinstance(kind, type) else str(kind)
     if text.startswith("typing.Literal["):
         return text.removeprefix("typing.Literal[").removesuffix("]").replace(", ", " | ")
     return text.replace("typing.", "")
 
 
-def _needs(kind: str, target: Any) -> dict[str, list[str]]:
-    found = {}
-    for hook in HOOKS_BY_KIND[kind]:
-        function = getattr(target, hook, None) if inspect.isclass(target) else target
-        if callable(function):
-            parameters = inspect.signature(function).parameters.values()
-            found[hook] = [p.name for p in parameters if p.name != "self" and p.kind is not p.KEYWORD_ONLY]
-    return found
+def _option(option: Option) -> dict[str, str]:
+    default = "required" if option.required else repr(option.default)
+    return {"name": option.name, "type": type_text(option.type), "default": default, "about": option.doc}
+
+
+def _arguments(method: Any) -> list[str]:
+    return [name for name in inspect.getfullargspec(method).args if name != "self"]
 
 
 def _text(described: dict[str, Any]) -> str:
@@ -79,10 +60,9 @@ def _text(described: dict[str, Any]) -> str:
     lines += [described["about"].partition("\nArgs:")[0].strip()]
     if described["options"]:
         lines += ["", "options:"]
-        for option in described["options"]:
-            lines.append(f"  {option['name']}: {option['type']} = {option['default']}")
-            if option["about"]:
-                lines.append(f"      {option['about']}")
+    for option in described["options"]:
+        lines += [f"  {option['name']}: {option['type']} = {option['default']}"]
+        lines += [f"      {option['about']}"] if option["about"] else []
     for hook, names in described["needs"].items():
         lines += ["", f"{hook} needs: {', '.join(names) or 'nothing'}"]
     return "\n".join(lines)

@@ -14,18 +14,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the drawing or the difference."""
-    from dovetail.config.load import parse_value
-    from dovetail.errors import UserError
-    from dovetail.graph.diff import diff
-    from dovetail.graph.draw import draw
+    from dovetail import diff, draw
+    from dovetail.config.load import parse_override
+    from dovetail.config.schema import show
     from dovetail.graph.recipe import as_recipe
 
-    options = {}
-    for setting in arguments.set:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise UserError(f"--set needs option=value, got {setting!r}")
-        options[name] = parse_value(text)
+    options = {show(path): value for path, value in map(parse_override, arguments.set)}
     recipe = as_recipe(arguments.recipe)(**options)
     print(diff(arguments.diff, recipe) if arguments.diff else draw(recipe, arguments.format))
     return 0

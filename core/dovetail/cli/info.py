@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import shutil
-from typing import Any
 
 _LIBRARIES = ("dovetail-core", "torch", "transformers", "peft", "datasets", "cupy", "pluggy", "attrs", "cattrs")
 
@@ -19,19 +18,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what a bug report should hold."""
+    import torch
+
     facts = {
         "python": platform.python_version(),
         "system": platform.platform(),
         "cores": os.cpu_count(),
         **{name: _version(name) for name in _LIBRARIES},
-        **_devices(),
-        "compiler": next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), "none"),
+        "threads": torch.get_num_threads(),
+        "cuda device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "compiler": next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), "none"),
     }
-    if arguments.json:
-        print(json.dumps(facts, indent=2))
-    else:
-        width = max(map(len, facts))
-        print("\n".join(f"{name.ljust(width)}  {value}" for name, value in facts.items()))
+    width = max(map(len, facts))
+    lines = "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts.items())
+    print(json.dumps(facts, indent=2) if arguments.json else lines)
     return 0
 
 
@@ -42,10 +42,3 @@ def _version(name: str) -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return "not installed"
-
-
-def _devices() -> dict[str, Any]:
-    import torch
-
-    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"threads": torch.get_num_threads(), "cuda device": cuda}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dovetail import __version__
+from dovetail import __version__, catalog
 from dovetail.errors import DovetailError, UserError, did_you_mean
 
 COMMANDS = {
@@ -16,7 +15,6 @@ COMMANDS = {
     "plugins": "list the installed parts",
     "describe": "show a part: what it does, its options, what it needs",
     "graph": "draw a recipe, or what it changes of another",
-    "new": "write a plugin package from a template",
     "rollouts": "read the samples of a run",
     "info": "versions, devices and tools of this machine",
 }
@@ -29,10 +27,8 @@ def run() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command line and give its exit code: 0 done, 1 the run failed, 2 the input is wrong."""
-    traceback = "--traceback" in arguments
-    arguments = [argument for argument in arguments if argument != "--traceback"]
     try:
-        return _dispatch(arguments)
+        return _dispatch([argument for argument in arguments if argument != "--traceback"])
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 2
     except KeyboardInterrupt:
@@ -42,49 +38,41 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.close()
         return 0
     except Exception as error:
-        if traceback:
+        if "--traceback" in arguments:
             raise
-        return _report(error)
-
-
-def _report(error: Exception) -> int:
-    if isinstance(error, DovetailError):
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
-    print("  try: the same command with --traceback", file=sys.stderr)
-    return 1
+        if isinstance(error, DovetailError):
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        print("  try: the same command with --traceback", file=sys.stderr)
+        return 1
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help", "--version"):
+        print(f"dovetail {__version__}" if name == "--version" else _overview())
         return 0
-    if arguments[0] == "--version":
-        print(f"dovetail {__version__}")
-        return 0
-    name = arguments[0]
+    import argparse  # here, so that the overview need not wait for it
+
     command = _find(name)
     parser = argparse.ArgumentParser(prog=f"dovetail {name}", description=command.__doc__, allow_abbrev=False)
     command.configure(parser)
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
-    return int(command.run(parser.parse_args(arguments[1:])) or 0)
+    return int(command.run(parser.parse_args(rest)) or 0)
 
 
 def _find(name: str) -> Any:
     if name in COMMANDS:
         return importlib.import_module(f"dovetail.cli.{name}")
-    from dovetail import catalog
-
     offered = [entry.name for entry in catalog.entries() if entry.kind == "commands"]
     if name in offered:
         return catalog.find("commands", name).load()
-    raise UserError(f"no command is called {name!r}", hint=did_you_mean(name, [*COMMANDS, *offered]))
+    hint = 'pip install "dovetail[testing]"' if name == "new" else did_you_mean(name, [*COMMANDS, *offered])
+    raise UserError(f"no command is called {name!r}", hint=hint)
 
 
 def _overview() -> str:
-    from dovetail import catalog
-
     lines = ["usage: dovetail COMMAND …", "", "commands:"]
     lines += [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
     added = [entry for entry in catalog.entries() if entry.kind == "commands" and entry.name not in COMMANDS]

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
+import os
 import sys
-from typing import Any
+import time
+from collections import Counter
 
 from dovetail import catalog
 
 _SLOW_MS = 50.0
-_PROBE = """
-import sys, time, json
-sys.path[:0] = json.loads(sys.argv[2])
-import dovetail
-from dovetail.catalog import Entry
-entry = Entry(*json.loads(sys.argv[1]))
-started = time.perf_counter()
-try:
-    entry.load()
-    status = "ok"
-except Exception as error:
-    status = "error: " + str(error).splitlines()[0]
-print(json.dumps([status, (time.perf_counter() - started) * 1e3, "torch" in sys.modules]))
-"""
+# What every part imports (dovetail.parts: attrs, pluggy) is loaded before the clock starts.
+_PROBE = "import sys, dovetail.parts, dovetail.cli.plugins as p; print(p.import_part(*sys.argv[1:]))"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,47 +22,48 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the list; with --check the exit code is 1 if a part cannot be imported."""
-    rows = [_row(entry, check=arguments.check) for entry in catalog.entries()]
+    entries = catalog.entries()
+    offers = Counter((entry.kind, entry.name) for entry in entries)
+    rows = []
+    for entry in entries:
+        status = "clash" if offers[entry.kind, entry.name] > 1 else "installed"
+        row = {"kind": entry.kind, "name": entry.name, "distribution": f"{entry.distribution} {entry.version}"}
+        rows.append({**row, "target": entry.target, "status": probe(entry) if arguments.check else status})
     if arguments.json:
+        import json
+
         print(json.dumps(rows, indent=2))
     else:
-        print(_table(rows))
+        print(_table(rows) if rows else 'no parts are installed; try: pip install "dovetail[quickstart]"')
     return 1 if any(row["status"].startswith("error") for row in rows) else 0
-
-
-def _row(entry: catalog.Entry, *, check: bool) -> dict[str, str]:
-    twins = [e for e in catalog.entries() if (e.kind, e.name) == (entry.kind, entry.name)]
-    status = "clash" if len(twins) > 1 else "installed"
-    if check:
-        status = probe(entry)
-    return {
-        "kind": entry.kind,
-        "name": entry.name,
-        "distribution": f"{entry.distribution} {entry.version}",
-        "target": entry.target,
-        "status": status,
-    }
 
 
 def probe(entry: catalog.Entry) -> str:
     """Import a part in a process of its own: ok, slow, heavy (it pulled in torch), or the error."""
-    fields = [entry.kind, entry.name, entry.target, entry.distribution, entry.version]
-    finished = subprocess.run(
-        [sys.executable, "-c", _PROBE, json.dumps(fields), json.dumps(sys.path)], capture_output=True, text=True
-    )
+    import subprocess
+
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", _PROBE, *entry]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
     if finished.returncode:
         return f"error: the import ended with code {finished.returncode}"
-    status, milliseconds, heavy = json.loads(finished.stdout.splitlines()[-1])
-    notes = ["heavy: imports torch"] if heavy else []
+    return finished.stdout.splitlines()[-1]
+
+
+def import_part(*entry: str) -> str:
+    """What :func:`probe` runs in the other process."""
+    started = time.perf_counter()
+    try:
+        catalog.Entry(*entry).load()
+    except Exception as error:
+        return f"error: {str(error).splitlines()[0]}"
+    milliseconds = (time.perf_counter() - started) * 1e3
+    notes = ["heavy: imports torch"] if "torch" in sys.modules else []
     notes += [f"slow: {milliseconds:.0f} ms"] if milliseconds > _SLOW_MS else []
-    return ", ".join([status, *notes])
+    return ", ".join(["ok", *notes])
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    if not rows:
-        return 'no parts are installed; try: pip install "dovetail[quickstart]"'
-    columns = list(rows[0])
-    widths = [max(len(column), *(len(row[column]) for row in rows)) for column in columns]
-    lines = ["  ".join(column.ljust(width) for column, width in zip(columns, widths, strict=True))]
-    lines += ["  ".join(row[c].ljust(w) for c, w in zip(columns, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+def _table(rows: list[dict[str, str]]) -> str:
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)

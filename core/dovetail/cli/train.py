@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import logging
+import sys
 
 from dovetail.errors import UserError
 
@@ -17,12 +18,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train to the end.
-
-    Raises:
-        DovetailError: The configuration is wrong (2), or the run failed (1).
-    """
-    from dovetail.cli.logging import configure_logging
+    """Train to the end."""
+    from dovetail.config.build import build
     from dovetail.config.load import load
 
     if (arguments.config is None) == (arguments.resume is None):
@@ -34,13 +31,29 @@ def run(arguments: argparse.Namespace) -> int:
         from dovetail.training.trainer import Trainer
 
         trainer = Trainer.resume(arguments.resume, ignore_lock=arguments.ignore_lock)
-        steps = arguments.steps or load(Path(arguments.resume) / "config.json").steps
+        config = load(f"{arguments.resume}/config.json")
     else:
-        from dovetail.config.build import build
-
         config = load(arguments.config, arguments.set)
-        trainer, steps = build(config), arguments.steps or config.steps
-    trainer.fit(steps)
+        trainer = build(config)
+    trainer.fit(arguments.steps or config.steps)
     reason = f" ({trainer.run.stop_reason})" if trainer.run.stop_reason else ""
     print(f"{trainer.run.step} steps done{reason}; the run is in {trainer.run.directory}")
     return 0
+
+
+def configure_logging() -> None:
+    """Diagnostics to standard error: readable on a terminal, JSON otherwise. Only commands may call it."""
+    import structlog
+    from structlog import processors
+
+    on_terminal = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            processors.add_log_level,
+            processors.TimeStamper(fmt="iso"),
+            structlog.dev.ConsoleRenderer() if on_terminal else processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # of the moment: it may be replaced
+    )

@@ -1,56 +1,93 @@
-"""From a checked configuration to a trainer."""
+"""From a checked configuration to a trainer, and from a trainer back to the words that build it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from dovetail.config.schema import AgentConfig, PartConfig, RunConfig
+from dovetail.graph.recipe import Recipe, as_recipe
 from dovetail.parts import Part
 from dovetail.registry import registry
 
 if TYPE_CHECKING:
     from dovetail.agents.agent import Agent
-    from dovetail.graph.recipe import Recipe
     from dovetail.training.trainer import Trainer
 
 
 def build(config: RunConfig, run_dir: str | Path | None = None, algorithm: Recipe | None = None) -> Trainer:
     """Make the trainer of a configuration; ``run_dir`` and ``algorithm`` override the configured ones."""
-    from dovetail.graph.recipe import as_recipe
     from dovetail.training.trainer import Trainer
 
     return Trainer(
         as_recipe(algorithm or config.algorithm.use)(**config.algorithm.options),
-        policy=build_agent(config.policy),
-        agents={name: build_agent(agent) for name, agent in config.agents.items()},
-        environment=_part("environments", config.environment),
+        policy=_build_agent(config.policy),
+        agents={name: _build_agent(agent) for name, agent in config.agents.items()},
+        environment=_build_part("environments", config.environment) if config.environment else None,
         data=config.data,
-        rewards=[_part("rewards", part) for part in config.rewards],
-        loggers=[_part("loggers", part) for part in config.loggers],
-        extensions=[_part("extensions", part) for part in config.extensions],
+        rewards=[_build_part("rewards", part) for part in config.rewards],
+        loggers=[_build_part("loggers", part) for part in config.loggers],
+        extensions=[_build_part("extensions", part) for part in config.extensions],
         settings=config.settings,
         run_dir=run_dir or config.run_dir,
     )
 
 
-def _part(kind: str, config: PartConfig | None) -> Part | None:
-    if config is None:
-        return None
+def _build_part(kind: str, config: PartConfig) -> Part:
     factory = registry(kind)[config.use]
     return factory(weight=config.weight, name=config.name, **config.options)  # type: ignore[no-any-return]
 
 
-def build_agent(config: AgentConfig) -> Agent:
-    """Make an agent; nothing is loaded yet."""
+def _build_agent(config: AgentConfig) -> Agent:
     from dovetail.agents.agent import Agent
 
-    options: dict[str, Any] = {
-        name: getattr(config, name)
-        for name in (
-            "trainable", "lora", "head", "optimizer", "dtype", "device", "autocast", "gradient_checkpointing",
-            "trust_remote_code", "tiny",
-        )
-    }  # fmt: skip
-    generator = _part("generators", config.generator)
-    return Agent(config.model, generator=generator or "native", **options)
+    options = attrs.asdict(config, recurse=False)
+    options["generator"] = _build_part("generators", config.generator)
+    return Agent(options.pop("model"), **options)
+
+
+def describe_run(trainer: Trainer) -> dict[str, Any]:
+    """The configuration that builds this trainer again, as plain data for its folder."""
+    described = {
+        "algorithm": {"use": trainer.recipe.name, **trainer.recipe.settings()},
+        "policy": _describe_agent(trainer.policy),
+        "agents": {name: _describe_agent(agent) for name, agent in trainer.given_agents.items()},
+        "environment": _describe_part(trainer.environment) if trainer.environment else None,
+        "data": trainer.data,
+        "rewards": [_describe_part(part) for part in trainer.rewards],
+        "loggers": [_describe_part(part) for part in trainer.loggers],
+        "extensions": [_describe_part(part) for part in trainer.extensions],
+        **attrs.asdict(trainer.settings, recurse=False),
+    }
+    return {key: plain for key, value in described.items() if (plain := _plain(value)) not in (None, [], {})}
+
+
+def _describe_part(part: Part) -> dict[str, Any]:
+    weight = {"weight": part.weight} if part.weight != 1.0 else {}
+    name = {"name": part.label} if part.label != part.name else {}
+    return {"use": part.name, **weight, **name, **part.options()}
+
+
+def _describe_agent(agent: Agent) -> dict[str, Any]:
+    settings = dict(agent.settings)
+    if not isinstance(settings["generator"], str):
+        settings["generator"] = _describe_part(agent.generator)
+    model = agent.name if settings["tiny"] is None else None
+    described = {"model": model, "trainable": agent.trainable, **settings}
+    return {key: value for key, value in described.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can hold it."""
+    if attrs.has(type(value)):
+        return _plain(attrs.asdict(value, recurse=False))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    return str(value) if isinstance(value, Path) else repr(value)

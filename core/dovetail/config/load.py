@@ -4,159 +4,114 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dovetail.config.schema import Checker, RunConfig
 from dovetail.config.schema import Path as ConfigPath
+from dovetail.config.schema import RunConfig, parse_path, read_mapping, show
 from dovetail.errors import ConfigError, UserError
+
+_YAML = (".yaml", ".yml")
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read and check a file.
-
-    Args:
-        path: Its suffix tells the format.
-        overrides: ``path=value``, such as ``algorithm.group_size=16`` or ``rewards.0.weight=2``; values are YAML.
+    """Read and check a file, whose suffix tells the format. ``overrides`` are as for :func:`parse_override`.
 
     Raises:
         ConfigError: With every mistake, its path and its line.
         UserError: The file cannot be read.
     """
     file = Path(path)
-    raw, locate = _read(file)
+    raw, text = _read(file)
+    line_of = _marked_line if file.suffix.lower() in _YAML else _searched_line
     overridden = {}
     for override in overrides:
-        where = _apply(raw, override)
-        overridden[where] = f"--set {override}"
+        at, value = parse_override(override)
+        overridden[at] = f"--set {override}"
+        raw = _put(raw, at, value, overridden[at])
 
-    def place(at: ConfigPath) -> str:
-        return overridden.get(at) or locate(at)
+    def place(path: ConfigPath) -> str:
+        causes = [override for at, override in overridden.items() if path[: len(at)] == at]
+        return causes[-1] if causes else f"{file.name}:{line_of(text, path)}"
 
-    return Checker(place).read(raw)
-
-
-def read_mapping(raw: Mapping[str, Any]) -> RunConfig:
-    """Check a configuration that is a mapping already."""
-    return Checker().read(raw)
+    return read_mapping(raw, place)
 
 
-def _read(file: Path) -> tuple[Any, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"the configuration {file} cannot be read: {error.strerror}") from error
-    suffix = file.suffix.lower()
-    try:
-        if suffix in (".yaml", ".yml"):
-            return _yaml(text, file)
-        if suffix == ".toml":
-            return tomllib.loads(text), _search(text, file, r"^\s*{key}\s*=")
-        if suffix == ".json":
-            return json.loads(text), _search(text, file, r'"{key}"\s*:')
-    except ValueError as error:
-        raise ConfigError([f"{file}: {error}"]) from error
-    if suffix == ".py":
-        import runpy
-
-        found = runpy.run_path(str(file)).get("config")
-        if found is None:
-            raise ConfigError([f"{file} defines no `config`"])
-        return dict(found), _search(text, file, r'["\']?{key}["\']?\s*[:=]')
-    raise UserError(f"{file} has no known format", hint="one of .yaml, .toml, .json, .py")
+def parse_override(text: str) -> tuple[ConfigPath, Any]:
+    """``algorithm.group_size=16`` or ``rewards[0].weight=2`` as path and value, which is YAML; else a ConfigError."""
+    name, equals, value = text.partition("=")
+    path = parse_path(name)
+    if not equals or not path:
+        raise ConfigError([f"--set needs path=value, got {text!r}"])
+    return path, _parse_yaml(value, f"--set {text}")
 
 
-def _yaml(text: str, file: Path) -> tuple[Any, Any]:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError
-
-    try:
-        marked = YAML(typ="rt").load(text) or {}
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f"{file.name}:{mark.line + 1}" if mark else file.name
-        raise ConfigError([f"{error.problem or error}  at ({line})"]) from error
-
-    def locate(path: ConfigPath) -> str:
-        here: Any = marked
-        line = 0
-        for step in path:
-            try:
-                line = here.lc.item(step)[0] if isinstance(step, int) else here.lc.key(step)[0]
-                here = here[step]
-            except (AttributeError, KeyError, IndexError, TypeError):
-                break
-        return f"{file.name}:{line + 1}"
-
-    return _plain(marked), locate
-
-
-def _search(text: str, file: Path, pattern: str) -> Any:
-    """Best effort for formats whose readers keep no line numbers: the line of the last key."""
-    lines = text.splitlines()
-
-    def locate(path: ConfigPath) -> str:
-        for key in reversed([step for step in path if isinstance(step, str)]):
-            expression = re.compile(pattern.replace("{key}", re.escape(key)))
-            for number, line in enumerate(lines, start=1):
-                if expression.search(line):
-                    return f"{file.name}:{number}"
-        return file.name
-
-    return locate
-
-
-def _plain(value: Any) -> Any:
-    """ruamel's marked values as plain ones."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value
-
-
-def _apply(raw: Any, override: str) -> ConfigPath:
-    name, equals, text = override.partition("=")
-    if not equals or not name:
-        raise ConfigError([f"--set needs path=value, got {override!r}"])
-    steps: ConfigPath = tuple(int(step) if step.isdigit() else step for step in name.split("."))
-    here = raw
-    for step in steps[:-1]:
-        here = _descend(here, step, override)
-    value = parse_value(text)
-    last = steps[-1]
-    if isinstance(here, list) and (not isinstance(last, int) or last >= len(here)):
-        raise ConfigError([f"there is no entry {last}  at (--set {override})"])
-    here[last] = value
-    return steps
-
-
-def parse_value(text: str) -> Any:
-    """A value as YAML writes it: ``16``, ``1e-6``, ``[a, b]``."""
-    from ruamel.yaml import YAML
-
-    return _plain(YAML(typ="safe").load(text))
-
-
-def _descend(here: Any, step: str | int, override: str) -> Any:
-    inner: Any
-    key: Any
+def _put(here: Any, path: ConfigPath, value: Any, place: str) -> Any:
+    """``here`` with a value at a path; missing mappings are made, and the bare name of a part becomes one."""
+    if not path:
+        return value
+    step, rest = path[0], path[1:]
     if isinstance(here, list):
         if not isinstance(step, int) or step >= len(here):
-            raise ConfigError([f"there is no entry {step}  at (--set {override})"])
-        inner, key = here[step], step
-    elif isinstance(here, Mapping):
-        inner, key = here.get(step), step
-    else:
-        raise ConfigError([f"{step!r} has nothing below it  at (--set {override})"])
-    if inner is None:
-        inner = {}
-    elif isinstance(inner, str):
-        inner = {"use": inner}
-    here[key] = inner
-    return inner
+            raise ConfigError([f"there is no entry {step}  at ({place})"])
+        return [*here[:step], _put(here[step], rest, value, place), *here[step + 1 :]]
+    if here is None or isinstance(here, str):
+        here = {"use": here} if here else {}
+    if not isinstance(here, Mapping):
+        raise ConfigError([f"{here!r} has nothing below it, so no {show(path)!r}  at ({place})"])
+    return {**here, step: _put(here.get(step), rest, value, place)}
+
+
+def _read(file: Path) -> tuple[Any, str]:
+    """What a file says, and its text."""
+    suffix = file.suffix.lower()
+    try:
+        text = file.read_text(encoding="utf-8")
+        if suffix in _YAML:
+            return _parse_yaml(text, file.name) or {}, text
+        if suffix in (".toml", ".json"):
+            return (tomllib.loads if suffix == ".toml" else json.loads)(text), text
+    except OSError as error:
+        raise UserError(f"the configuration {file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError([f"{file}: {error}"]) from error
+    if suffix != ".py":
+        raise UserError(f"{file} has no known format", hint="one of .yaml, .toml, .json, .py")
+    defined = runpy.run_path(str(file))
+    if "config" not in defined:
+        raise ConfigError([f"{file} defines no `config`"])
+    return defined["config"], text
+
+
+def _parse_yaml(text: str, place: str) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark and "\n" in text else ""
+        raise ConfigError([f"{getattr(error, 'problem', None) or error}  at ({place}{line})"]) from error
+
+
+def _marked_line(text: str, path: ConfigPath) -> int:
+    from ruamel.yaml import YAML
+
+    here, line = YAML().load(text), 0
+    for step in path:
+        try:
+            line, here = here.lc.key(step)[0], here[step]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            break
+    return line + 1
+
+
+def _searched_line(text: str, path: ConfigPath) -> int:
+    """Best effort for formats whose readers keep no line numbers: where the keys of the path follow one another."""
+    keys = [rf"\b{re.escape(step)}[\"']?\s*[:=.\]]" for step in path if isinstance(step, str)]
+    found = re.search(".*?".join(keys), text, re.DOTALL)
+    return text.count("\n", 0, found.end()) + 1 if found else 1

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import attrs
-from attrs.validators import ge, instance_of
 
-from dovetail.errors import ConfigError, DovetailError, OptionError, did_you_mean
-from dovetail.graph.recipe import as_recipe
+from dovetail.errors import ConfigError, DovetailError, did_you_mean
 from dovetail.parts import check_options
 from dovetail.registry import registry
 from dovetail.settings import DataSettings, LoraSettings, OptimizerSettings, TinySettings, TrainSettings
@@ -17,6 +17,16 @@ from dovetail.structure import converter, explain
 
 Path = tuple[str | int, ...]
 Locate = Callable[[Path], str]
+
+
+def parse_path(text: str) -> Path:
+    """``rewards[0].target`` or ``rewards.0.target`` as steps."""
+    return tuple(int(step) if step.isdigit() else step for step in re.findall(r"[^.\[\]']+", text))
+
+
+def show(path: Path) -> str:
+    """``rewards[0].target``"""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
 
 
 @attrs.frozen
@@ -36,7 +46,7 @@ class AgentConfig:
     model: str | None = None
     tiny: TinySettings | None = None
     trainable: bool = False
-    generator: Any = "native"
+    generator: Any = "native"  # a PartConfig once it is checked
     lora: LoraSettings | None = None
     head: Literal["value"] | None = None
     optimizer: OptimizerSettings = attrs.field(factory=OptimizerSettings)
@@ -44,6 +54,7 @@ class AgentConfig:
     device: str = "auto"
     autocast: Literal["bfloat16", "float16"] | None = None
     gradient_checkpointing: bool = False
+    share_prompts: bool = True
     trust_remote_code: bool = False
 
 
@@ -53,7 +64,7 @@ class RunConfig:
 
     algorithm: PartConfig
     policy: AgentConfig
-    steps: int = attrs.field(default=100, validator=[instance_of(int), ge(1)])
+    steps: int = 100
     agents: Mapping[str, AgentConfig] = attrs.field(factory=dict)
     environment: PartConfig | None = None
     data: DataSettings | None = None
@@ -64,142 +75,104 @@ class RunConfig:
     settings: TrainSettings = attrs.field(factory=TrainSettings)
 
 
-_KIND_OF = {"algorithm": "recipes", "environment": "environments"}
-_LISTS = ("rewards", "loggers", "extensions")
+def read_mapping(raw: Any, locate: Locate = lambda _: "") -> RunConfig:
+    """Check a configuration; ``locate`` tells the place of a path, such as ``run.yaml:12``, for the ConfigError."""
+    return _Reader(locate).read(raw)
 
 
-class Checker:
-    """Reads plain data into a RunConfig and collects what is wrong with it.
+class _Reader:
+    """Reads plain data and collects what is wrong with it; the reader of a word takes its value and its path."""
 
-    Args:
-        locate: Path in the configuration to a text such as ``run.yaml:12``.
-    """
-
-    def __init__(self, locate: Locate = lambda _: "") -> None:
+    def __init__(self, locate: Locate) -> None:
         self._locate = locate
-        self.mistakes: list[str] = []
+        self._mistakes: list[str] = []
+        self._words: dict[str, Callable[[Any, Path], Any]] = {
+            "algorithm": partial(self._part, "recipes"),
+            "environment": partial(self._part, "environments"),
+            **{kind: partial(self._parts, kind) for kind in ("rewards", "loggers", "extensions")},
+            "policy": self._agent,
+            "agents": self._agents,
+            "data": partial(self._typed, DataSettings),
+            "steps": partial(self._typed, int),
+            "run_dir": partial(self._typed, str),
+        }
 
     def read(self, raw: Any) -> RunConfig:
-        """Read a configuration.
-
-        Raises:
-            ConfigError: With every mistake, its path and its line.
-        """
-        if not isinstance(raw, Mapping):
-            raise ConfigError([f"a mapping was expected, got {type(raw).__name__}{self._place(())}"])
-        settings_names = [field.name for field in attrs.fields(TrainSettings)]
-        own_names = [field.name for field in attrs.fields(RunConfig) if field.name != "settings"]
+        if not self._is_a(raw, (), Mapping):
+            raise ConfigError(self._mistakes)
+        settings = [field.name for field in attrs.fields(TrainSettings)]
         for key in raw:
-            if key not in settings_names and key not in own_names:
-                self.mistake(
-                    (key,), f"unknown option {key!r}, {did_you_mean(str(key), [*own_names, *settings_names])}", own=True
-                )
+            if key not in self._words and key not in settings:
+                self._mistake(f"unknown option {key!r}, {did_you_mean(str(key), [*self._words, *settings])}", (), key)
         fields: dict[str, Any] = {}
-        for key in ("algorithm", "policy"):
-            if key not in raw:
-                self.mistake((), f"the option {key!r} is required")
-        for key, kind in _KIND_OF.items():
-            if raw.get(key) is not None:
-                fields[key] = self._part(kind, raw[key], (key,))
-        for key in _LISTS:
-            if raw.get(key) is not None:
-                fields[key] = self._parts(key, raw[key])
-        if "policy" in raw:
-            fields["policy"] = self._agent(raw["policy"], ("policy",))
-        if raw.get("agents"):
-            fields["agents"] = {name: self._agent(value, ("agents", name)) for name, value in raw["agents"].items()}
-        if raw.get("data") is not None:
-            data = {"path": raw["data"]} if isinstance(raw["data"], str) else raw["data"]
-            fields["data"] = self._typed(data, DataSettings, ("data",))
-        for key, primitive in (("steps", int), ("run_dir", str)):
-            if raw.get(key) is not None:
-                fields[key] = self._typed(raw[key], primitive, (key,))
-        chosen = {key: value for key, value in raw.items() if key in settings_names}
-        fields["settings"] = self._typed(chosen, TrainSettings, ())
-        if isinstance(fields.get("steps"), int) and fields["steps"] < 1:
-            self.mistake(("steps",), f"steps must be at least 1, got {fields['steps']}")
-        if self.mistakes:
-            raise ConfigError(self.mistakes)
+        for key, read in self._words.items():
+            required = key in ("algorithm", "policy")
+            if required and key not in raw:
+                self._mistake(f"the option {key!r} is required", ())
+            elif required or raw.get(key) is not None:
+                fields[key] = read(raw[key], (key,))
+        if (steps := fields.get("steps")) is not None and steps < 1:
+            self._mistake(f"steps must be at least 1, got {steps}", ("steps",))
+        chosen = {key: raw[key] for key in settings if key in raw}
+        fields["settings"] = self._typed(TrainSettings, chosen, ())
+        if self._mistakes:
+            raise ConfigError(self._mistakes)
         return RunConfig(**fields)
 
-    def mistake(self, path: Path, text: str, *, own: bool = False) -> None:
-        """Note one. ``own`` says that the last step of the path is the mistake itself, so its parent is shown."""
-        self.mistakes.append(text + self._place(path, own=own))
+    def _mistake(self, text: str, path: Path, *key: str) -> None:
+        """Note what is wrong at a path; a ``key`` that is the mistake itself gives the line and is not shown."""
+        line = self._locate((*path, *key))
+        place = " ".join(filter(None, [show(path), line and f"({line})"]))
+        self._mistakes.append(f"{text}  at {place}" if place else text)
 
-    def _place(self, path: Path, *, own: bool = False) -> str:
-        line = self._locate(path)
-        shown = show(path[:-1] if own else path)
-        place = " ".join(filter(None, [shown, f"({line})" if line else ""]))
-        return f"  at {place}" if place else ""
+    def _is_a(self, raw: Any, path: Path, *kinds: type) -> bool:
+        if not isinstance(raw, kinds):
+            self._mistake(f"a {kinds[0].__name__.lower()} was expected, got {type(raw).__name__}", path)
+        return isinstance(raw, kinds)
 
-    def _parts(self, key: str, raw: Any) -> tuple[PartConfig, ...]:
-        if not isinstance(raw, list | tuple):
-            self.mistake((key,), f"a list was expected, got {type(raw).__name__}")
-            return ()
-        found = (self._part(key, value, (key, index)) for index, value in enumerate(raw))
-        return tuple(part for part in found if part is not None)
-
-    def _part(self, kind: str, raw: Any, path: Path) -> PartConfig | None:
-        if isinstance(raw, str):
-            raw = {"use": raw}
-        if not isinstance(raw, Mapping) or not isinstance(raw.get("use"), str):
-            self.mistake(path, "a part is written {use: <name>, …options} or as its name")
-            return None
-        core = ("use", "weight", "name")
-        options = {key: value for key, value in raw.items() if key not in core}
-        weight = self._typed(raw.get("weight", 1.0), float, (*path, "weight"))
-        try:
-            for name, text in self._option_mistakes(kind, raw["use"], options):
-                own = name in options and text.startswith("unknown")
-                self.mistake((*path, name) if name in options else path, text, own=own)
-        except DovetailError as error:
-            hint = f", {error.hint}" if error.hint else ""
-            self.mistake((*path, "use"), error.what + hint, own=True)
-        return PartConfig(raw["use"], weight if weight is not None else 1.0, raw.get("name"), options)
-
-    def _option_mistakes(self, kind: str, name: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
-        if kind != "recipes":
-            return check_options(registry(kind).target(name)[0], options)[0]
-        recipe = as_recipe(name)
-        mistakes = []
-        for key, value in options.items():
-            try:
-                recipe(**{key: value})
-            except OptionError as error:
-                known = [option.name for option in recipe.options]
-                unknown = f"unknown option {key!r}, {did_you_mean(key, known)}"
-                mistakes.append((key, error.what.partition(": ")[2] if key in known else unknown))
-        return mistakes
-
-    def _agent(self, raw: Any, path: Path) -> AgentConfig | None:
-        if isinstance(raw, str):
-            raw = {"model": raw}
-        if isinstance(raw, Mapping) and raw.get("tiny") is True:
-            raw = {**raw, "tiny": {}}
-        agent: AgentConfig | None = self._typed(raw, AgentConfig, path)
-        if agent is not None and (agent.model is None) == (agent.tiny is None):
-            self.mistake(path, "an agent needs either `model` or `tiny`")
-        if agent is not None:
-            generator = self._part("generators", agent.generator, (*path, "generator"))
-            agent = attrs.evolve(agent, generator=generator)
-        return agent
-
-    def _typed(self, raw: Any, kind: Any, path: Path) -> Any:
+    def _typed(self, kind: Any, raw: Any, path: Path) -> Any:
+        """Strictly; a mere string in the place of fields is the first of them."""
+        if attrs.has(kind) and isinstance(raw, str):
+            raw = {attrs.fields(kind)[0].name: raw}
         try:
             return converter().structure(raw, kind)
         except Exception as error:  # cattrs groups errors of many types; each becomes a line
             for inner, text in explain(error):
-                self.mistake((*path, *_steps(inner)), text)
+                self._mistake(text, (*path, *parse_path(inner)))
             return None
 
+    def _part(self, kind: str, raw: Any, path: Path) -> Any:
+        if isinstance(raw, str):
+            raw = {"use": raw}
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("use"), str):
+            self._mistake("a part is written {use: <name>, …options} or as its name", path)
+            return None
+        own = {key: raw[key] for key in ("use", "weight", "name") if key in raw}
+        options = {str(key): value for key, value in raw.items() if key not in own}
+        try:
+            for name, text in check_options(registry(kind).target(raw["use"])[0], options)[0]:
+                if text.startswith("unknown"):
+                    self._mistake(text, path, name)
+                else:
+                    self._mistake(text, (*path, name) if name in options else path)
+        except DovetailError as error:
+            self._mistake(", ".join(filter(None, [error.what, error.hint])), path, "use")
+        return self._typed(PartConfig, {**own, "options": options}, path)
 
-def _steps(path: str) -> Path:
-    return tuple(step for step in path.replace("[", ".").replace("]", "").split(".") if step)
+    def _parts(self, kind: str, raw: Any, path: Path) -> tuple[PartConfig, ...]:
+        if not self._is_a(raw, path, list, tuple):
+            return ()
+        return tuple(self._part(kind, part, (*path, index)) for index, part in enumerate(raw))
 
+    def _agent(self, raw: Any, path: Path) -> AgentConfig | None:
+        if isinstance(raw, Mapping) and raw.get("tiny") is True:
+            raw = {**raw, "tiny": {}}
+        agent: AgentConfig | None = self._typed(AgentConfig, raw, path)
+        if agent is None:
+            return None
+        if (agent.model is None) == (agent.tiny is None):
+            self._mistake("an agent needs either `model` or `tiny`", path)
+        return attrs.evolve(agent, generator=self._part("generators", agent.generator, (*path, "generator")))
 
-def show(path: Path) -> str:
-    """``rewards[0].target``"""
-    text = ""
-    for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
-    return text
+    def _agents(self, raw: Any, path: Path) -> dict[str, AgentConfig | None]:
+        return {name: self._agent(raw[name], (*path, name)) for name in raw} if self._is_a(raw, path, Mapping) else {}

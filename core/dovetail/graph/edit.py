@@ -4,43 +4,70 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from dovetail.errors import DovetailError, RecipeError, did_you_mean
-from dovetail.graph.graph import Graph, LossTerm
+from dovetail.graph.graph import Graph
 from dovetail.graph.node import Node, Op, Ref, caller
-from dovetail.graph.ops import FORWARD_OPS, arithmetic_op, generate_options, part_op
-from dovetail.graph.types import ANY, LOSS, PortType, joined
+from dovetail.graph.ops import FORWARD_OPS, GENERATE, GENERATE_OPTIONS, part_op
+from dovetail.graph.types import AGENT, ANY, LOSS, PROMPTS, ROLLOUTS, PortType, joined
 from dovetail.registry import registry
 
 _current: contextvars.ContextVar[Editor] = contextvars.ContextVar("editor")
 
 
-def editor(what: str) -> Editor:
-    """The editor of the recipe that is being traced.
+@contextlib.contextmanager
+def tracing(editor: Editor) -> Iterator[None]:
+    """Let the words of a recipe edit this editor's graph. Their errors show the user's line."""
+    token = _current.set(editor)
+    try:
+        yield
+    except DovetailError as error:
+        line = caller(error)
+        if line and not any(line in place for place in error.where):
+            error.where = (line, *error.where)
+        raise
+    finally:
+        _current.reset(token)
 
-    Raises:
-        RecipeError: None is; ``what`` was called outside a recipe.
-    """
+
+def current_editor(word: str) -> Editor:
+    """The editor of the recipe that is being traced, where ``word`` belongs."""
     try:
         return _current.get()
     except LookupError:
-        raise RecipeError(
-            f"{what} makes a node, and no recipe is being traced",
-            where=[str(caller())],
-            hint="call it inside a function under @dt.recipe or @dt.algorithm",
-        ) from None
+        hint = "call it inside a function under @dt.recipe or @dt.algorithm"
+        what = f"{word!r} is a word of recipes, and no recipe is being traced"
+        raise RecipeError(what, where=[caller()], hint=hint) from None
 
 
+def _arithmetic(symbol: str) -> Callable[[Handle, Any], Handle]:
+    def combine(left: Handle, right: Handle | float) -> Handle:
+        inputs, options, result = {"left": left}, {}, None
+        if isinstance(right, Handle):
+            inputs["right"] = right
+            result = joined(left.type, right.type)
+        elif isinstance(right, int | float) and not isinstance(right, bool):
+            options["number"] = float(right)
+            result = left.type
+        product_of_losses = result == LOSS and "right" in inputs and symbol not in ("add", "sub")
+        if result is None or result in (AGENT, PROMPTS, ROLLOUTS) or product_of_losses:
+            raise RecipeError(f"{left!r} and {right!r} cannot be combined by {symbol!r}")
+        return add_node(Op(symbol, dict.fromkeys(inputs, ANY), {"out": result}), inputs, None, options)
+
+    return combine
+
+
+@attrs.frozen(eq=False, repr=False)
 class Handle:
     """An output of a node, as a recipe sees it. Arithmetic with handles and numbers makes nodes."""
 
-    def __init__(self, editor: Editor, ref: Ref) -> None:
-        self._editor = editor
-        self._ref = ref
+    _editor: Editor
+    _ref: Ref
 
     @property
     def name(self) -> str:
@@ -49,241 +76,152 @@ class Handle:
     @property
     def type(self) -> PortType:
         graph = self._editor.graph
-        return graph.input_types().get(self._ref.node) or graph.type_of(self._ref)
-
-    def replace_with(self, other: Handle) -> Handle:
-        """Let all readers of this node read ``other``, which takes over its name."""
-        return self._editor.replace(self, other)
+        return graph.input_types().get(self.name) or graph.type_of(self._ref)
 
     def __getattr__(self, port: str) -> Handle:
         if port.startswith("__"):
             raise AttributeError(port)
-        self._editor.graph.type_of(Ref(self._ref.node, port))
-        return Handle(self._editor, Ref(self._ref.node, port))
+        ref = Ref(self.name, port)
+        self._editor.graph.type_of(ref)
+        return Handle(self._editor, ref)
 
-    def __add__(self, other: Handle | float) -> Handle:
-        return self._editor.combine("add", self, other)
+    def replace_with(self, other: Handle) -> Handle:
+        """Let all readers of this node read ``other``, which takes over its name; what nobody reads any more goes."""
+        name, before, new = self.name, self._editor.graph, ref_of(self._editor, other, self.name)
+        if name == new.node:
+            return other
+        made_of_old = before.ancestors([new.node])
+        graph = before.redirect(name, new, keep=made_of_old)
+        if graph[name].op.name == "input":  # it stays what it is called in the recipe's signature
+            self._editor.graph = graph.check()
+            return other
+        if name in made_of_old:
+            graph = _renamed(graph, name, _free_name(graph, f"{name}_before"))
+        else:
+            graph = graph.without([name])
+        graph = _renamed(graph, new.node, name)
+        # Model passes that only the replaced node read go with it.
+        above = before.ancestors([name]) - {name}
+        passes = [node.name for node in graph if node.name in above and node.op.name in FORWARD_OPS]
+        self._editor.graph = graph.without([each for each in passes if not graph.readers(each)]).check()
+        return self._editor[name]
 
-    def __sub__(self, other: Handle | float) -> Handle:
-        return self._editor.combine("sub", self, other)
-
-    def __mul__(self, other: Handle | float) -> Handle:
-        return self._editor.combine("mul", self, other)
-
-    def __truediv__(self, other: Handle | float) -> Handle:
-        return self._editor.combine("div", self, other)
-
-    def __rsub__(self, other: float) -> Handle:
-        return self._editor.combine("rsub", self, other)
-
-    def __rtruediv__(self, other: float) -> Handle:
-        return self._editor.combine("rdiv", self, other)
+    __add__ = __radd__ = _arithmetic("add")
+    __sub__ = _arithmetic("sub")
+    __mul__ = __rmul__ = _arithmetic("mul")
+    __truediv__ = _arithmetic("div")
+    __rsub__ = _arithmetic("rsub")
+    __rtruediv__ = _arithmetic("rdiv")
 
     def __neg__(self) -> Handle:
-        return self._editor.combine("mul", self, -1.0)
-
-    __radd__ = __add__
-    __rmul__ = __mul__
+        return self * -1.0
 
     def __bool__(self) -> bool:
-        raise RecipeError(
-            f"{self.name!r} has no value while the recipe is traced, so it cannot steer an `if`",
-            where=[str(caller())],
-            hint="branch on an option, or put the logic into an @dt.op",
-        )
+        what = f"{self.name!r} has no value while the recipe is traced, so it cannot steer an `if`"
+        raise RecipeError(what, hint="branch on an option, or put the logic into an @dt.op")
 
     def __repr__(self) -> str:
         return f"<{self._ref}: {self.type}>"
 
 
+@attrs.define(eq=False, repr=False)
 class Editor:
-    """The controller that recipes and algorithms are given: a graph underneath, edited in place."""
+    """The controller that recipes and algorithms are given: nodes by name, and a graph underneath, edited in place."""
 
-    def __init__(self, graph: Graph | None = None) -> None:
-        self.graph = graph or Graph()
+    graph: Graph = attrs.field(factory=Graph)
 
-    @contextlib.contextmanager
-    def tracing(self) -> Iterator[Editor]:
-        token = _current.set(self)
-        try:
-            yield self
-        finally:
-            _current.reset(token)
+    def __getitem__(self, name: str) -> Handle:
+        return Handle(self, Ref(name, self.graph[name].output))
 
     def __getattr__(self, name: str) -> Handle:
         if name.startswith("__"):
             raise AttributeError(name)
-        return self.handle(name)
-
-    def _node(self, name: str) -> Node:
-        try:
-            return self.graph[name]
-        except RecipeError as error:
-            raise RecipeError(error.what, where=[str(caller())], hint=error.hint) from None
-
-    def handle(self, name: str) -> Handle:
-        """The main output of a node."""
-        return Handle(self, Ref(name, self._node(name).output))
-
-    def add(
-        self, op: Op, inputs: Mapping[str, Any], options: Mapping[str, Any] | None = None, name: str | None = None
-    ) -> Handle:
-        """Append a node that reads handles."""
-        chosen = name or self._free_name(op.part.name.replace("-", "_") + "_" + op.name if op.part else op.name)
-        refs = {port: self._ref(value, port) for port, value in inputs.items()}
-        node = Node(chosen, op, refs, dict(options or {}), caller())
-        self._commit(self.graph.add(node))
-        return Handle(self, Ref(chosen, node.output))
-
-    def _free_name(self, wanted: str) -> str:
-        names = (wanted if count == 1 else f"{wanted}_{count}" for count in range(1, len(self.graph.nodes) + 2))
-        return next(name for name in names if name not in self.graph)
-
-    def _ref(self, value: Any, port: str) -> Ref:
-        if not isinstance(value, Handle):
-            raise RecipeError(
-                f"port {port!r} needs a node, got {type(value).__name__} {value!r}",
-                where=[str(caller())],
-                hint="pass what another dt.… call returned, or an input of the recipe",
-            )
-        if value._editor is not self:
-            raise RecipeError(f"{value!r} belongs to another recipe", where=[str(caller())])
-        return value._ref
-
-    def _commit(self, graph: Graph) -> None:
-        self.graph = graph.check()
-
-    # ---- edits
+        return self[name]
 
     def set(self, name: str, **options: Any) -> Handle:
         """Change options of a node, or of its part."""
-        node = self._node(name)
-        part = node.op.part
-        known = {*node.settings(), *(generate_options() if node.op.name == "generate" else ())}
+        node = self.graph[name]
+        op, part = node.op, node.op.part
+        known = GENERATE_OPTIONS if op is GENERATE else node.settings()
+        for key in options:
+            if key not in known:
+                raise node.lacks("option", key, known)
+        if op is GENERATE:
+            check_counts(samples=options.get("samples", 1))
         own = {key: value for key, value in options.items() if part is None or key in node.options}
-        unknown = [key for key in options if key not in known]
-        if unknown:
-            where = [str(caller()), *node.where("made")]
-            raise RecipeError(f"{node} has no option {unknown[0]!r}", where=where, hint=did_you_mean(unknown[0], known))
-        changed = attrs.evolve(node, options={**node.options, **own})
         if part is not None:
             inner = {key: value for key, value in options.items() if key not in own}
-            changed = attrs.evolve(changed, op=part_op(make_part(part.kind, part.name, {**part.options(), **inner})))
-        self._commit(self.graph.put(changed))
-        return self.handle(name)
+            op = part_op(registry(part.kind)[part.name](**{**part.options(), **inner}))
+        self.graph = self.graph.put(attrs.evolve(node, op=op, options={**node.options, **own})).check()
+        return self[name]
 
     def drop(self, name: str) -> None:
         """Remove a node that nobody reads."""
-        node = self._node(name)
+        node = self.graph[name]
         readers = [reader for reader, _, _ in self.graph.readers(name)]
         if readers or any(loss.ref.node == name for loss in self.graph.losses):
-            by = readers[0].name if readers else "the loss"
-            where = [str(caller()), *(readers[0].where("read") if readers else node.where("made"))]
-            raise RecipeError(
-                f"{name!r} cannot be dropped: {by!r} reads it", where=where, hint="replace it, or wire its readers anew"
-            )
-        self._commit(self.graph.with_nodes(n for n in self.graph.nodes if n.name != name))
+            by, where = (readers[0].name, readers[0].where("read")) if readers else ("the loss", node.where("made"))
+            hint = "replace it, or wire its readers anew"
+            raise RecipeError(f"{name!r} cannot be dropped: {by!r} reads it", where=where, hint=hint)
+        self.graph = self.graph.without([name]).check()
 
     def wire(self, name: str, **ports: Handle) -> Handle:
         """Connect ports of a node to other outputs."""
-        node = self._node(name)
-        refs = {port: self._ref(value, port) for port, value in ports.items()}
-        self._commit(self.graph.put(attrs.evolve(node, inputs={**node.inputs, **refs}, source=caller())))
-        return self.handle(name)
+        node = self.graph[name]
+        refs = {port: ref_of(self, value, port) for port, value in ports.items()}
+        self.graph = self.graph.put(attrs.evolve(node, inputs={**node.inputs, **refs}, source=caller())).check()
+        return self[name]
 
     def insert_after(self, name: str, make: Callable[[Handle], Handle]) -> Handle:
         """Let all readers of a node read ``make(node)`` instead."""
-        old = self.handle(name)
-        before = set(self.graph.by_name)
-        with self.tracing():
-            new = make(old)
-        added = set(self.graph.by_name) - before
-        self._commit(self.graph.redirect(name, new._ref, keep=added))
+        before = self.graph
+        new = make(self[name])
+        added = self.graph.by_name.keys() - before.by_name.keys()
+        self.graph = self.graph.redirect(name, ref_of(self, new, name), keep=added).check()
         return new
 
     def insert_before(self, name: str, port: str, make: Callable[[Handle], Handle]) -> Handle:
         """Let ``port`` of a node read ``make(what it read)`` instead."""
-        node = self._node(name)
+        node = self.graph[name]
         if port not in node.inputs:
-            raise RecipeError(
-                f"{node} reads nothing at port {port!r}", where=[str(caller())], hint=did_you_mean(port, node.inputs)
-            )
-        with self.tracing():
-            new = make(Handle(self, node.inputs[port]))
+            raise RecipeError(f"{node} reads nothing at port {port!r}", hint=did_you_mean(port, node.inputs))
+        new = make(Handle(self, node.inputs[port]))
         self.wire(name, **{port: new})
         return new
 
-    def replace(self, old: Handle, new: Handle) -> Handle:
-        """``new`` takes the place and the name of ``old``; what nobody reads any more goes."""
-        if old.name == new.name:
-            return new
-        name, temporary = old.name, new.name
-        made_of_old = self.graph.ancestors([temporary])
-        graph = self.graph.redirect(name, new._ref, keep=made_of_old)
-        if name in made_of_old:
-            graph = _renamed(graph, name, self._free_name(f"{name}_before"))
-        elif self.graph[name].op.name != "input":
-            graph = graph.with_nodes(n for n in graph.nodes if n.name != name)
-        else:
-            self._commit(graph)
-            return new
-        graph = _renamed(graph, temporary, name)
-        self._commit(_without_orphans(graph, self.graph.ancestors([name]) - {name}))
-        return self.handle(name)
 
-    # ---- losses and arithmetic
+def add_node(op: Op, inputs: Mapping[str, Any], name: str | None, options: Mapping[str, Any] | None = None) -> Handle:
+    """Append a node that reads handles to the recipe that is being traced."""
+    editor = current_editor(op.label)
+    wanted = op.part.name.replace("-", "_") + "_" + op.name if op.part else op.label
+    refs = {port: ref_of(editor, value, port) for port, value in inputs.items()}
+    node = Node(name or _free_name(editor.graph, wanted), op, refs, dict(options or {}), caller())
+    editor.graph = editor.graph.add(node).check()
+    return editor[node.name]
 
-    def set_losses(self, handle: Handle, *, epochs: int, minibatches: int) -> None:
-        for label, value in (("epochs", epochs), ("minibatches", minibatches)):
-            if not isinstance(value, int) or value < 1:
-                raise RecipeError(f"{label} must be a whole number from 1, got {value!r}", where=[str(caller())])
-        losses = (LossTerm(self._ref(handle, "loss")),)
-        self._commit(attrs.evolve(self.graph, losses=losses, epochs=epochs, minibatches=minibatches))
 
-    def add_loss(self, handle: Handle, weight: float) -> None:
-        term = LossTerm(self._ref(handle, "loss"), weight)
-        self._commit(attrs.evolve(self.graph, losses=(*self.graph.losses, term)))
+def ref_of(editor: Editor, value: Any, port: str) -> Ref:
+    """What ``port`` reads when it is given ``value``, which must be an output of this editor's graph."""
+    if not isinstance(value, Handle):
+        hint = "pass what another dt.… call returned, or an input of the recipe"
+        raise RecipeError(f"port {port!r} needs a node, got {type(value).__name__} {value!r}", hint=hint)
+    if value._editor is not editor:
+        raise RecipeError(f"{value!r} belongs to another recipe")
+    return value._ref
 
-    def combine(self, symbol: str, left: Handle, right: Handle | float) -> Handle:
-        """Arithmetic: of two outputs, or of an output and a number."""
-        if isinstance(right, int | float) and not isinstance(right, bool):
-            op = arithmetic_op(symbol, {"left": ANY}, left.type)
-            return self.add(op, {"left": left}, {"number": float(right)})
-        if not isinstance(right, Handle):
-            raise RecipeError(f"{left!r} cannot be combined with {right!r}", where=[str(caller())])
-        result = joined(left.type, right.type)
-        product_of_losses = LOSS in (left.type, right.type) and symbol not in ("add", "sub")
-        if result is None or product_of_losses or result.kind in ("agent", "prompts", "rollouts"):
-            raise RecipeError(f"{left!r} and {right!r} cannot be combined by {symbol!r}", where=[str(caller())])
-        op = arithmetic_op(symbol, {"left": ANY, "right": ANY}, result)
-        return self.add(op, {"left": left, "right": right})
+
+def check_counts(**counts: Any) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < 1:
+            raise RecipeError(f"{name} must be a whole number from 1, got {count!r}")
+
+
+def _free_name(graph: Graph, wanted: str) -> str:
+    numbered = (f"{wanted}_{count}" for count in itertools.count(2))
+    return next(name for name in itertools.chain([wanted], numbered) if name not in graph)
 
 
 def _renamed(graph: Graph, old: str, new: str) -> Graph:
-    def moved(ref: Ref) -> Ref:
-        return attrs.evolve(ref, node=new) if ref.node == old else ref
-
-    nodes = [
-        attrs.evolve(
-            node, name=new if node.name == old else node.name, inputs={p: moved(r) for p, r in node.inputs.items()}
-        )
-        for node in graph.nodes
-    ]
-    return graph.with_nodes(nodes, losses=tuple(attrs.evolve(loss, ref=moved(loss.ref)) for loss in graph.losses))
-
-
-def _without_orphans(graph: Graph, candidates: set[str]) -> Graph:
-    """Drop model passes that only the replaced node read; inputs and everything with a name in use stay."""
-    orphans = {
-        name for name in candidates if name in graph and graph[name].op.name in FORWARD_OPS and not graph.readers(name)
-    }
-    return graph.with_nodes(node for node in graph.nodes if node.name not in orphans)
-
-
-def make_part(kind: str, name: str, options: Mapping[str, Any]) -> Any:
-    """A configured part for a node; errors show the recipe's line."""
-    try:
-        return registry(kind)[name](**options)
-    except DovetailError as error:
-        error.where = (*error.where, str(caller()))
-        raise
+    copy = attrs.evolve(graph[old], name=new)
+    both = graph.with_nodes(each for node in graph for each in ([node, copy] if node.name == old else [node]))
+    return both.redirect(old, Ref(new, copy.output)).without([old])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import attrs
@@ -23,13 +24,9 @@ class LossTerm:
 
 @attrs.frozen(eq=False, slots=False)
 class Graph:
-    """Nodes by name, the losses, and how often the learning part repeats.
+    """Nodes in the order in which they were made, and the losses, which add up.
 
-    Args:
-        nodes: In the order in which they were made.
-        losses: They add up.
-        epochs: Times that a batch is learnt from.
-        minibatches: Optimizer steps in one epoch.
+    Each batch is learnt from ``epochs`` times, in ``minibatches`` optimizer steps an epoch.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -74,145 +71,94 @@ class Graph:
     def with_nodes(self, nodes: Iterable[Node], **changes: Any) -> Graph:
         return attrs.evolve(self, nodes=tuple(nodes), **changes)
 
-    def add(self, node: Node) -> Graph:
-        """Append a node.
+    def without(self, names: Collection[str]) -> Graph:
+        return self.with_nodes(node for node in self.nodes if node.name not in names)
 
-        Raises:
-            RecipeError: The name is taken; both lines are shown.
-        """
-        if node.name in self.by_name:
-            first = self.by_name[node.name]
-            raise RecipeError(
-                f"two nodes are named {node.name!r}",
-                where=[*node.where("second"), *first.where("first")],
-                hint="pass another name=",
-            )
+    def add(self, node: Node) -> Graph:
+        """Append a node; if its name is taken, a RecipeError shows both lines."""
+        if node.name in self:
+            where = [*node.where("second"), *self[node.name].where("first")]
+            raise RecipeError(f"two nodes are named {node.name!r}", where=where, hint="pass another name=")
         return self.with_nodes([*self.nodes, node])
 
     def put(self, node: Node) -> Graph:
         """Replace the node of the same name."""
-        return self.with_nodes([node if old.name == node.name else old for old in self.nodes])
+        return self.with_nodes(node if old.name == node.name else old for old in self.nodes)
 
-    def redirect(self, name: str, to: Ref, *, keep: Iterable[str] = ()) -> Graph:
+    def redirect(self, name: str, to: Ref, *, keep: Collection[str] = ()) -> Graph:
         """Let all who read ``name`` read ``to``; the nodes in ``keep`` go on reading ``name``."""
-        kept = set(keep)
+        main, offered = self[name].output, self[to.node].op.outputs
 
-        def moved(node: Node) -> Node:
-            if node.name in kept or not any(ref.node == name for ref in node.inputs.values()):
-                return node
-            inputs = {port: self._moved(ref, name, to) for port, ref in node.inputs.items()}
-            return attrs.evolve(node, inputs=inputs)
+        def moved(ref: Ref) -> Ref:
+            if ref.node != name:
+                return ref
+            return Ref(to.node, ref.port) if ref.port != main and ref.port in offered else to
 
-        losses = tuple(attrs.evolve(loss, ref=self._moved(loss.ref, name, to)) for loss in self.losses)
-        return self.with_nodes(map(moved, self.nodes), losses=losses)
+        def rewired(node: Node) -> Node:
+            return attrs.evolve(node, inputs={port: moved(ref) for port, ref in node.inputs.items()})
 
-    def _moved(self, ref: Ref, name: str, to: Ref) -> Ref:
-        if ref.node != name:
-            return ref
-        main = ref.port == self[name].output
-        same_port = to.node in self.by_name and ref.port in self[to.node].op.outputs
-        return to if main or not same_port else Ref(to.node, ref.port)
+        nodes = [node if node.name in keep else rewired(node) for node in self.nodes]
+        return self.with_nodes(nodes, losses=tuple(attrs.evolve(loss, ref=moved(loss.ref)) for loss in self.losses))
 
     def type_of(self, ref: Ref) -> PortType:
-        """The type of an output.
-
-        Raises:
-            RecipeError: The node has no such port.
-        """
+        """The type of an output; a RecipeError names the node or port that is not there."""
         node = self[ref.node]
         if ref.port not in node.op.outputs:
-            raise RecipeError(
-                f"{node} has no output {ref.port!r}",
-                where=node.where("made"),
-                hint=did_you_mean(ref.port, node.op.outputs),
-            )
+            raise node.lacks("output", ref.port, node.op.outputs)
         return node.op.outputs[ref.port]
 
     def input_types(self) -> dict[str, PortType]:
-        """What each input of the recipe must be, told by who reads it.
-
-        Raises:
-            RecipeError: Two readers disagree.
-        """
+        """What each input of the recipe must be, told by who reads it; a RecipeError shows readers that disagree."""
         types: dict[str, PortType] = {}
-        first: dict[str, Node] = {}
-        inputs = {node.name for node in self.inputs()}
-        for node in self.nodes:
-            for port, ref in node.inputs.items():
-                wanted = node.op.inputs.get(port, ANY)
-                if ref.node not in inputs or wanted == ANY:
-                    continue
-                if types.setdefault(ref.node, wanted) != wanted:
-                    raise RecipeError(
-                        f"the input {ref.node!r} is read as {types[ref.node]} and as {wanted}",
-                        where=[*first[ref.node].where("first"), *node.where("second")],
-                    )
-                first.setdefault(ref.node, node)
-        return {name: types.get(name, ANY) for name in sorted(inputs)}
+        for name in sorted(node.name for node in self.inputs()):
+            wanted: dict[PortType, Node] = {}
+            for reader, port, _ in self.readers(name):
+                wanted.setdefault(reader.op.inputs.get(port, ANY), reader)
+            wanted.pop(ANY, None)
+            if len(wanted) > 1:
+                (one, first), (other, second), *_ = wanted.items()
+                where = [*first.where("first"), *second.where("second")]
+                raise RecipeError(f"the input {name!r} is read as {one} and as {other}", where=where)
+            types[name] = next(iter(wanted), ANY)
+        return types
 
     def check(self) -> Graph:
-        """Re-check ports, types and cycles.
-
-        Raises:
-            RecipeError: With the lines of both ends.
-        """
+        """Re-check ports, types and cycles; a RecipeError shows the lines of both ends."""
         for node in self.nodes:
             for port, ref in node.inputs.items():
-                self._check_edge(node, port, ref)
+                if port not in node.op.inputs:
+                    raise node.lacks("port", port, node.op.inputs)
+                given, wanted = self.type_of(ref), node.op.inputs[port]
+                if not fits(given, wanted):
+                    where = [*node.where("read"), *self[ref.node].where("made")]
+                    raise RecipeError(f"port {port!r} of {node} wants {wanted}, and {ref} gives {given}", where=where)
         for loss in self.losses:
-            if self.type_of(loss.ref) not in (LOSS, ANY):
-                node = self[loss.ref.node]
-                raise RecipeError(
-                    f"{node} gives {self.type_of(loss.ref)}, which is no loss",
-                    where=node.where("made"),
-                    hint="wrap it: dt.loss(<name>, …), or an @dt.op that returns dt.LossTerms",
-                )
+            node, given = self[loss.ref.node], self.type_of(loss.ref)
+            if given not in (LOSS, ANY):
+                hint = "wrap it: dt.loss(<name>, …), or an @dt.op that returns dt.LossTerms"
+                raise RecipeError(f"{node} gives {given}, which is no loss", where=node.where("made"), hint=hint)
         self.input_types()
         self.ordered()
         return self
 
-    def _check_edge(self, node: Node, port: str, ref: Ref) -> None:
-        if port not in node.op.inputs:
-            hint = did_you_mean(port, node.op.inputs)
-            raise RecipeError(f"{node} has no port {port!r}", where=node.where("made"), hint=hint)
-        if ref.node not in self:
-            hint = did_you_mean(ref.node, self.by_name)
-            raise RecipeError(
-                f"{node} reads {ref.node!r}, which is not in the graph", where=node.where("made"), hint=hint
-            )
-        given, wanted = self.type_of(ref), node.op.inputs[port]
-        if not fits(given, wanted):
-            raise RecipeError(
-                f"port {port!r} of {node} wants {wanted}, and {ref} gives {given}",
-                where=[*node.where("read"), *self[ref.node].where("made")],
-            )
-
     def ordered(self) -> list[Node]:
-        """Topological order, stable in the order in which the nodes were made.
-
-        Raises:
-            RecipeError: The graph has a cycle; its nodes and lines are shown.
-        """
-        done: set[str] = set()
+        """Topological order, stable in the order in which the nodes were made; a RecipeError shows a cycle's lines."""
+        made = {node.name: index for index, node in enumerate(self.nodes)}
+        sorter = TopologicalSorter({node.name: [ref.node for ref in node.inputs.values()] for node in self.nodes})
+        try:
+            sorter.prepare()
+        except CycleError as error:
+            cycle = error.args[1][1:]
+            first = cycle.index(min(cycle, key=made.__getitem__))
+            cycle = [*cycle[first:], *cycle[: first + 1]]
+            where = [line for name in cycle[:-1] for line in self[name].where(name)]
+            raise RecipeError(f"the graph has a cycle: {' -> '.join(cycle)}", where=where) from None
+        ready: set[int] = set()
         result: list[Node] = []
-        waiting = list(self.nodes)
-        while waiting:
-            ready = next((n for n in waiting if all(ref.node in done for ref in n.inputs.values())), None)
-            if ready is None:
-                cycle = self._cycle(waiting)
-                names = " -> ".join([*(node.name for node in cycle), cycle[0].name])
-                raise RecipeError(f"the graph has a cycle: {names}", where=[p for n in cycle for p in n.where(n.name)])
-            done.add(ready.name)
-            result.append(ready)
-            waiting.remove(ready)
+        while sorter.is_active():
+            ready.update(made[name] for name in sorter.get_ready())
+            earliest = min(ready)
+            ready.remove(earliest)
+            result.append(self.nodes[earliest])
+            sorter.done(self.nodes[earliest].name)
         return result
-
-    def _cycle(self, waiting: list[Node]) -> list[Node]:
-        stuck = {node.name for node in waiting}
-        path = [waiting[0]]
-        while True:
-            following = next(ref.node for ref in path[-1].inputs.values() if ref.node in stuck)
-            names = [node.name for node in path]
-            if following in names:
-                return path[names.index(following) :]
-            path.append(self[following])

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import linecache
-import sys
-from collections.abc import Callable, Mapping
+import itertools
+import os
+import traceback
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 
+from dovetail.errors import RecipeError, did_you_mean
 from dovetail.graph.types import PortType
 from dovetail.parts import Part
 
-_HERE = str(Path(__file__).resolve().parents[1])
+_CORE = f"{Path(__file__).resolve().parents[1]}{os.sep}"
 
 
-@attrs.frozen
-class Source:
-    """A line of the user's code."""
-
-    file: str
-    line: int
-
-    def __str__(self) -> str:
-        text = linecache.getline(self.file, self.line).strip()
-        return f"{self.file}:{self.line}" + (f"\n      {text}" if text else "")
+def caller(error: Exception | None = None) -> str:
+    """The innermost line that called into dovetail's core, now or when ``error`` arose: the one that users can change."""
+    frames = traceback.extract_tb(error.__traceback__) if error else traceback.extract_stack()
+    core_first = itertools.dropwhile(lambda frame: not frame.filename.startswith(_CORE), reversed(frames))
+    return next((place(frame) for frame in core_first if not frame.filename.startswith(_CORE)), "")
 
 
-def caller() -> Source:
-    """The innermost line outside dovetail's core: the one that the user can change."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
-        frame = frame.f_back
-    return Source(frame.f_code.co_filename, frame.f_lineno)
+def place(frame: traceback.FrameSummary) -> str:
+    """How errors show a line of the user's code."""
+    return f"{frame.filename}:{frame.lineno}" + (f"\n      {frame.line}" if frame.line else "")
 
 
 @attrs.frozen
@@ -52,18 +46,11 @@ Place = Literal["collect", "either", "learn"]
 
 @attrs.frozen(eq=False)
 class Op:
-    """What a node does.
+    """What a node does: by a part, by a Python function under the name ``op``, else by what the runtime has by its name.
 
-    Args:
-        name: Of the operation; the runtime finds its implementation by it.
-        inputs: Port to type.
-        outputs: Port to type; the first is the one meant when a node is used as a value.
-        part: The part that does it, for rewards, advantages and losses.
-        function: The Python function that does it, for ``@dt.op``.
-        place: ``collect`` runs once a step without gradients, ``learn`` in every minibatch, ``either`` where its
-            inputs are.
-        offload: Runs beside the training thread.
-        pure: Two nodes with the same inputs and options give the same value.
+    Ports have types; the first output is the one meant when a node is used as a value. ``collect`` runs once a step
+    without gradients, ``learn`` in every minibatch, ``either`` where its inputs are. ``offload`` runs beside the
+    training thread. Two ``pure`` nodes with the same inputs and options give the same value.
     """
 
     name: str
@@ -78,24 +65,27 @@ class Op:
     @property
     def label(self) -> str:
         """How drawings and errors call it."""
-        return f"{self.name} {self.part.name}" if self.part else self.name
+        if self.part:
+            return f"{self.name} {self.part.name}"
+        return self.function.__name__ if self.function else self.name
 
     def identity(self) -> tuple[Any, ...]:
         """What two operations must share to be the same one."""
-        options = tuple(sorted((key, repr(value)) for key, value in self.part.options().items())) if self.part else ()
-        part = (self.part.kind, self.part.name, self.part.weight, options) if self.part else ()
-        return (self.name, part, self.function)
+        if self.part is None:
+            return (self.name, self.function)
+        options = sorted((key, repr(value)) for key, value in self.part.options().items())
+        return (self.name, self.part.kind, self.part.name, self.part.weight, *options)
 
 
 @attrs.frozen(eq=False)
 class Node:
-    """One step of a recipe. Names are identity across a lineage of algorithms."""
+    """One step of a recipe. Names are identity across a lineage of algorithms; ``source`` is the line that made it."""
 
     name: str
     op: Op
     inputs: Mapping[str, Ref] = attrs.field(factory=dict)
     options: Mapping[str, Any] = attrs.field(factory=dict)
-    source: Source | None = None
+    source: str = ""
 
     @property
     def output(self) -> str:
@@ -107,6 +97,11 @@ class Node:
 
     def where(self, label: str) -> list[str]:
         return [f"{label}: {self.source}"] if self.source else []
+
+    def lacks(self, what: str, name: str, known: Iterable[str]) -> RecipeError:
+        """The error for an option or port that this node does not have."""
+        hint = did_you_mean(name, known)
+        return RecipeError(f"{self} has no {what} {name!r}", where=self.where("made"), hint=hint)
 
     def __str__(self) -> str:
         return f"{self.name!r} ({self.op.label})"

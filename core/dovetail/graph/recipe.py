@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,124 +12,109 @@ import attrs
 
 from dovetail.errors import DovetailError, OptionError, RecipeError, did_you_mean
 from dovetail.graph.complete import complete
-from dovetail.graph.edit import Editor
+from dovetail.graph.edit import Editor, tracing
 from dovetail.graph.graph import Graph
-from dovetail.graph.node import Node, Source
+from dovetail.graph.node import Node, place
 from dovetail.graph.ops import INPUT
-from dovetail.parts import Option, check_options, options_of
+from dovetail.parts import Option, options_of
+from dovetail.registry import registry
+from dovetail.structure import Mistake, read_value
 
 
 @attrs.frozen(eq=False)
 class Recipe:
     """An algorithm as a function that builds a graph. Calling it with options gives the same recipe, so configured.
 
-    Args:
-        name: As users write it.
-        function: What is traced.
-        base: The recipe that this one edits, for ``@dt.algorithm``.
-        bound: Options set so far.
+    ``base`` is the recipe that an ``@dt.algorithm`` edits; ``bound`` are the options set so far.
     """
 
-    name: str
     function: Callable[..., None]
     base: Recipe | None = None
     bound: Mapping[str, Any] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        for option in options_of(self.function):
+            if option.required:
+                raise RecipeError(f"recipe {self.name!r}: the option {option.name!r} needs a default")
 
     @property
     def __doc__(self) -> str:  # type: ignore[override]
         return inspect.getdoc(self.function) or ""
 
     @property
-    def source(self) -> Source:
+    def name(self) -> str:
+        return self.function.__name__
+
+    @property
+    def source(self) -> str:
         code = self.function.__code__
-        return Source(code.co_filename, code.co_firstlineno + 1)
+        return place(traceback.FrameSummary(code.co_filename, code.co_firstlineno + 1, code.co_name))
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Agents, prompts and data, by name."""
+        inherited = self.base.inputs if self.base else ()
+        return tuple(dict.fromkeys([*inherited, *self._parameters()]))
+
+    def _parameters(self) -> list[str]:
+        """What the function is given by position, without the graph that an algorithm edits."""
         parameters = inspect.signature(self.function).parameters.values()
-        own = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        return (*self.base.inputs, *own[1:]) if self.base else tuple(own)
+        names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        return names[1:] if self.base else names
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """Its own options, then those of its base."""
+        """Its own options, then those of its base; what was set is their default."""
         own = options_of(self.function)
         names = {option.name for option in own}
-        return (*own, *(o for o in self.base.options if o.name not in names)) if self.base else own
-
-    def __call__(self, **options: Any) -> Recipe:
-        """Set options.
-
-        Raises:
-            OptionError: One is unknown or of the wrong type.
-        """
-        known = {option.name: option for option in self.options}
-        for name in options:
-            if name not in known:
-                raise OptionError(f"recipe {self.name!r} has no option {name!r}", hint=did_you_mean(name, known))
-        if self.base is None:
-            self._check(options)
-        else:
-            own = {option.name for option in options_of(self.function)}
-            self._check({name: value for name, value in options.items() if name in own})
-            self.base(**{name: value for name, value in options.items() if name not in own})
-        return attrs.evolve(self, bound={**self.bound, **options})
-
-    def _check(self, options: Mapping[str, Any]) -> None:
-        mistakes = [text for name, text in check_options(self.function, options)[0] if name in options]
-        if mistakes:
-            raise OptionError(f"recipe {self.name!r}: {'; '.join(mistakes)}", where=[str(self.source)])
+        options = (*own, *(option for option in self.base.options if option.name not in names)) if self.base else own
+        return tuple(attrs.evolve(option, default=self.bound.get(option.name, option.default)) for option in options)
 
     def settings(self) -> dict[str, Any]:
         """Every option with its value."""
-        return {option.name: self.bound.get(option.name, option.default) for option in self.options}
+        return {option.name: option.default for option in self.options}
+
+    def __call__(self, **options: Any) -> Recipe:
+        """Set options; an OptionError tells the unknown one, or all that are of the wrong type."""
+        known = {option.name: option for option in self.options}
+        mistakes = []
+        for name, value in options.items():
+            if name not in known:
+                raise OptionError(f"recipe {self.name!r} has no option {name!r}", hint=did_you_mean(name, known))
+            try:
+                read_value(value, known[name].type)
+            except Mistake as mistake:
+                mistakes.append(f"option {name!r}: {mistake}")
+        if mistakes:
+            raise OptionError(f"recipe {self.name!r}: {'; '.join(mistakes)}", where=[self.source])
+        return attrs.evolve(self, bound={**self.bound, **options})
 
     def trace(self) -> Graph:
-        """Build the graph. Nothing runs.
-
-        Raises:
-            RecipeError: A mistake in the recipe, with the user's lines.
-        """
-        graph = self._trace({})
+        """Build the graph. Nothing runs; a RecipeError tells a mistake with the user's lines."""
+        graph, where = self._trace(), [self.source]
         if not graph.losses:
-            raise RecipeError(
-                f"recipe {self.name!r} has no loss",
-                where=[str(self.source)],
-                hint="end it with dt.set_loss(dt.loss(…))",
-            )
-        self._refuse_unused_inputs(graph)
+            hint = "end it with dt.set_loss(dt.loss(…))"
+            raise RecipeError(f"recipe {self.name!r} has no loss", where=where, hint=hint)
+        for node in graph.inputs():
+            if not graph.readers(node.name):
+                what = f"recipe {self.name!r} never uses its input {node.name!r}"
+                raise RecipeError(what, where=where, hint="use it or remove the parameter")
         complete(graph)
         return graph
 
-    def _trace(self, outer: Mapping[str, Any]) -> Graph:
-        settings = {**self.bound, **outer}
-        names = {option.name for option in options_of(self.function)}
-        own = {name: value for name, value in settings.items() if name in names}
-        if self.base is None:
-            editor = Editor()
-            arguments: list[Any] = []
-        else:
-            rest = {name: value for name, value in settings.items() if name not in names}
-            editor = Editor(self.base._trace(rest))
-            arguments = [editor]
-        known = set(self.base.inputs) if self.base else set()
+    def _trace(self) -> Graph:
+        own = {option.name for option in options_of(self.function)}
+        editor = Editor()
+        if self.base:
+            base = self.base(**{name: value for name, value in self.bound.items() if name not in own})
+            editor.graph = base._trace()
         for name in self.inputs:
-            if name not in known:
+            if not self.base or name not in self.base.inputs:
                 editor.graph = editor.graph.add(Node(name, INPUT, source=self.source))
-                arguments.append(editor.handle(name))
-        with editor.tracing():
-            self.function(*arguments, **own)
-        return editor.graph.check()
-
-    def _refuse_unused_inputs(self, graph: Graph) -> None:
-        for node in graph.inputs():
-            if not graph.readers(node.name):
-                raise RecipeError(
-                    f"recipe {self.name!r} never uses its input {node.name!r}",
-                    where=[str(self.source)],
-                    hint="use it or remove the parameter",
-                )
+        arguments = [*([editor] if self.base else []), *(editor[name] for name in self._parameters())]
+        with tracing(editor):
+            self.function(*arguments, **{name: value for name, value in self.bound.items() if name in own})
+        return editor.graph
 
     def __repr__(self) -> str:
         return f"<recipe {self.name}({', '.join(self.inputs)})>"
@@ -135,42 +122,24 @@ class Recipe:
 
 def recipe(function: Callable[..., None]) -> Recipe:
     """Make a recipe of a function: positional parameters are inputs, keyword-only ones options with defaults."""
-    _refuse_options_without_default(function)
-    return Recipe(function.__name__, function)
+    return Recipe(function)
 
 
 def algorithm(*, using: Recipe) -> Callable[[Callable[..., None]], Recipe]:
-    """Make a recipe that edits another: its first parameter is the graph, further ones become new inputs.
-
-    Args:
-        using: The recipe to start from; it may itself be such an algorithm.
-    """
+    """Make a recipe that edits another one: its first parameter is the graph, further ones become new inputs."""
     if not isinstance(using, Recipe):
         raise RecipeError(f"using= must be a recipe, got {type(using).__name__}")
-
-    def decorate(function: Callable[..., None]) -> Recipe:
-        _refuse_options_without_default(function)
-        return Recipe(function.__name__, function, base=using)
-
-    return decorate
-
-
-def _refuse_options_without_default(function: Callable[..., None]) -> None:
-    missing = [option.name for option in options_of(function) if option.required]
-    if missing:
-        raise RecipeError(f"recipe {function.__name__!r}: the option {missing[0]!r} needs a default")
+    return functools.partial(Recipe, base=using)
 
 
 def as_recipe(value: Any) -> Recipe:
-    """A recipe given as such or by name.
-
-    Raises:
-        DovetailError: It is neither.
-    """
+    """A recipe given as such or by name."""
     if isinstance(value, str):
-        from dovetail.registry import registry
-
         value = registry("recipes")[value]
     if not isinstance(value, Recipe):
         raise DovetailError(f"a recipe was expected, got {type(value).__name__}", hint="decorate it with @dt.recipe")
     return value
+
+
+def as_graph(value: Graph | Recipe | str) -> Graph:
+    return value if isinstance(value, Graph) else as_recipe(value).trace()

@@ -24,12 +24,6 @@ SCALAR = PortType("scalar", ("B",))
 PER_TOKEN = PortType("per_token", ("B", "T"))
 PARTS = PortType("reward_parts", ("B",))
 LOSS = PortType("loss")
-# Ports of multi-turn recipes: the types are fixed here so that plugins can name them.
-ENVIRONMENT = PortType("environment")
-HISTORY = PortType("history", ("B",))
-TEXT = PortType("text", ("B",))
-TOOL_REQUESTS = PortType("tool_requests", ("B",))
-TOOL_RESPONSES = PortType("tool_responses", ("B",))
 
 
 def fits(given: PortType, wanted: PortType) -> bool:
@@ -39,8 +33,8 @@ def fits(given: PortType, wanted: PortType) -> bool:
 
 def joined(left: PortType, right: PortType) -> PortType | None:
     """The type of ``left + right``, or None if the two do not combine."""
-    if left == right:
+    if left == right or right == ANY:
         return left
-    if {left, right} <= {SCALAR, PER_TOKEN}:
-        return PER_TOKEN
-    return left if right == ANY else right if left == ANY else None
+    if left == ANY:
+        return right
+    return PER_TOKEN if {left, right} == {SCALAR, PER_TOKEN} else None

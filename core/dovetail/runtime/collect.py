@@ -122,6 +122,7 @@ class _Step:
         started = time.perf_counter()
         self.values[node.name] = self._evaluate(node)
         phase = {"logprobs": "forward", "values": "forward", "entropy": "forward", "total": "rewards"}
+        phase["op"] = node.op.label
         name = phase.get(node.op.name, node.op.name)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
         if observe:

@@ -186,7 +186,7 @@ def read_outputs(node: Node, result: Any, inputs: Mapping[str, Any]) -> dict[str
     missing = [port for port in node.op.outputs if port not in named]
     if missing:
         where = node.where("made")
-        raise PartError(f"op {node.op.name!r} did not return its output {missing[0]!r}", where=where)
+        raise PartError(f"op {node.op.label!r} did not return its output {missing[0]!r}", where=where)
     scores = [value for value in inputs.values() if isinstance(value, Scores)]
     return {port: _carry_validity(value, scores) for port, value in named.items()}
 

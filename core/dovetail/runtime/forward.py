@@ -13,7 +13,7 @@ from dovetail.messages import Task
 from dovetail.ragged import Ragged
 from dovetail.rollouts import Generated, Rollouts
 from dovetail.runtime.linear_logprob import Head, linear_logprob
-from dovetail.runtime.microbatch import cut
+from dovetail.runtime.packing import Packed, bundles, micro_batches
 from dovetail.sampling import Sampling
 
 HEAD_CHUNK = 256
@@ -28,23 +28,26 @@ class Actor(Protocol):
     def encode(self, tasks: Sequence[Task]) -> Ragged: ...
     def decode(self, tokens: list[int]) -> str: ...
     def generate(self, prompts: Ragged, samples: int, sampling: Sampling, seeds: Tensor) -> Generated: ...
-    def hidden(self, tokens: Tensor, mask: Tensor) -> Tensor: ...
+    def hidden(self, tokens: Tensor, mask: Tensor, positions: Tensor | None = None) -> Tensor: ...
     def head(self) -> Head: ...
     def value(self, hidden: Tensor) -> Tensor: ...
     @property
     def device(self) -> torch.device: ...
+    @property
+    def packing_width(self) -> int | None: ...
 
 
 Outputs = dict[str, Any]
 
 
-def forward(actor: Actor, rollouts: Rollouts, wanted: Collection[str]) -> Outputs:
+def forward(actor: Actor, rollouts: Rollouts, wanted: Collection[str], *, share: bool = True) -> Outputs:
     """One pass over whole sequences.
 
     Args:
         actor: The model.
         rollouts: Its rows are padded here, and only here.
         wanted: Of ``logprobs``, ``entropy``, ``values``.
+        share: Read a prompt once for its rows, where that is cheaper and the model allows it.
 
     Returns:
         Per name a Ragged over the sampled tokens; ``values`` also gives ``final`` ``[B]``.
@@ -59,16 +62,15 @@ def forward(actor: Actor, rollouts: Rollouts, wanted: Collection[str]) -> Output
     if bool((sampled & first).any()):
         row = int(tokens.row_ids[sampled & first][0])
         raise DataError(f"sequence {row} begins with a sampled token: nothing comes before it to predict it from")
-    padded = tokens.to_padded()
-    mask = torch.arange(padded.shape[1], device=device) < tokens.lengths[:, None]
-    hidden = actor.hidden(padded, mask)
-    rows, columns = tokens.row_ids[sampled], tokens.positions[sampled] - 1
+    packed = Packed(tokens, bundles(rollouts, actor.packing_width if share else None))
+    hidden = actor.hidden(packed.tokens, packed.mask, packed.positions).flatten(0, 1)
+    before = packed.place[sampled.nonzero().squeeze(1) - 1]
     shape = tokens.where(sampled)
     result: Outputs = {}
     if "logprobs" in wanted or "entropy" in wanted:
         temperature = rollouts.sampling.scoring_temperature if rollouts.sampling else 1.0
         logprobs, entropy = linear_logprob(
-            hidden[rows, columns],
+            hidden[before],
             actor.head(),
             shape.values,
             temperature=temperature,
@@ -79,15 +81,14 @@ def forward(actor: Actor, rollouts: Rollouts, wanted: Collection[str]) -> Output
         if entropy is not None:
             result["entropy"] = shape.with_values(entropy)
     if "values" in wanted:
-        result["values"] = shape.with_values(actor.value(hidden[rows, columns]))
-        everyone = torch.arange(len(tokens), device=device)
-        result["final"] = actor.value(hidden[everyone, tokens.lengths - 1])
+        result["values"] = shape.with_values(actor.value(hidden[before]))
+        result["final"] = actor.value(hidden[packed.place[tokens.offsets[1:] - 1]])
     return result
 
 
 def forward_all(actor: Actor, rollouts: Rollouts, wanted: Collection[str], budget: int) -> Outputs:
     """As :func:`forward` without gradients, in micro-batches; results in the order of the rows."""
-    batches = cut(rollouts.tokens.lengths, budget)
+    batches = micro_batches(rollouts, budget, actor.packing_width)
     if not batches:
         return {}
     with torch.no_grad():

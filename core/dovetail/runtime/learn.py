@@ -17,7 +17,7 @@ from dovetail.rollouts import LossTerms, Rollouts, Scores
 from dovetail.runtime import evaluate
 from dovetail.runtime.collect import Collected, Observer, named_outputs
 from dovetail.runtime.forward import forward
-from dovetail.runtime.microbatch import cut
+from dovetail.runtime.packing import micro_batches
 from dovetail.runtime.reduce import StepCounts, mean_share, reduce_terms
 from dovetail.settings import TrainSettings
 
@@ -76,13 +76,13 @@ class Learner:
         self, collected: Collected, rows: Tensor, totals: _Totals, share_passes: bool, observe: Observer | None
     ) -> None:
         rollouts = collected.rollouts
-        lengths = rollouts.tokens.lengths[rows]
         counts = StepCounts(rollouts.sampled.lengths[rows], rollouts.groups[rows])
         budget = self._settings.micro_batch_tokens if share_passes else NO_BUDGET
         for agent in self._agents.values():
             agent.zero_grad()
         totals.begin(counts)
-        for places in cut(lengths, budget):
+        width = min((agent.packing_width or 0 for agent in self._agents.values()), default=0) if share_passes else 0
+        for places in micro_batches(rollouts.select(rows), budget, width or None):
             micro = _MicroBatch(self, collected, rows[places], places, counts, share_passes)
             loss = micro.run(totals, observe)
             if not bool(torch.isfinite(loss)):
@@ -175,7 +175,8 @@ class _MicroBatch:
         twins = [node]
         if self._share:
             twins = [n for n in self._plan.learn if (n.inputs.get("agent"), n.inputs.get("completions")) == same]
-        outputs = forward(self._agents[same[0].node], self._rollouts, {twin.op.name for twin in twins})
+        wanted = {twin.op.name for twin in twins}
+        outputs = forward(self._agents[same[0].node], self._rollouts, wanted, share=self._share)
         for twin in twins:
             self._values[twin.name] = named_outputs(twin, outputs)
         return self._values[node.name]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from dovetail import Ragged, advantage_estimators, losses
 from dovetail.errors import OptionError
 from dovetail.testing import part_checks, tiny_rollouts
-from dovetail.testing.loss_checks import inputs
 from dovetail_actor_critic.gae import GAE
 from dovetail_actor_critic.value import ValueLoss
+from dovetail_testing.loss_checks import inputs
 
 CHECKS = [
     *(check for options in ({}, {"gamma": 0.9, "lam": 0.5, "whiten": True})

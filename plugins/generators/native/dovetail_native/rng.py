@@ -15,8 +15,8 @@ _FIRST = _signed(0xBF58476D1CE4E5B9)
 _SECOND = _signed(0x94D049BB133111EB)
 
 
-def uniform(seeds: Tensor, position: int) -> Tensor:
-    """``[R]`` float64 in [0, 1), from int64 seeds ``[R]`` and a position.
+def uniform(seeds: Tensor, position: int | Tensor) -> Tensor:
+    """Float64 in [0, 1), from int64 seeds and positions that broadcast.
 
     SplitMix64 (Steele, Lea and Flood 2014) in wrapping int64 arithmetic.
     """

@@ -25,46 +25,57 @@ def choose(logits: Tensor, sampling: Sampling, uniform: Tensor | None, banned: T
     scaled = logits.float()
     if sampling.scoring_temperature != 1.0:
         scaled = scaled / sampling.scoring_temperature
-    logprobs = torch.log_softmax(scaled, -1)
-    allowed = logprobs if banned is None else logprobs.index_fill(-1, banned, -torch.inf)
+    peak = scaled.amax(-1, keepdim=True)
+    weights = torch.sub(scaled, peak).exp_()
+    normaliser = peak.squeeze(-1) + weights.sum(-1).log()
     if uniform is None:
-        tokens = allowed.argmax(-1)
+        tokens = (scaled if banned is None else scaled.index_fill(-1, banned, -torch.inf)).argmax(-1)
     else:
-        tokens = inverse_cdf(truncated(allowed, sampling).exp(), uniform)
-    return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)
+        if banned is not None:
+            weights.index_fill_(-1, banned, 0.0)
+        tokens = inverse_cdf(truncated(weights, sampling), uniform)
+    return tokens, scaled.gather(-1, tokens[:, None]).squeeze(-1) - normaliser
 
 
-def truncated(logprobs: Tensor, sampling: Sampling) -> Tensor:
-    """``[R, V]`` with minus infinity where top-k, top-p or min-p, in this order, drop a token."""
-    if 0 < sampling.top_k < logprobs.shape[-1]:
-        smallest = torch.topk(logprobs, sampling.top_k, dim=-1).values[:, -1:]
-        logprobs = logprobs.masked_fill(logprobs < smallest, -torch.inf)
+def truncated(weights: Tensor, sampling: Sampling) -> Tensor:
+    """Unnormalised ``weights`` ``[R, V]`` with 0 where top-k, top-p or min-p, in this order, drop a token."""
+    if 0 < sampling.top_k < weights.shape[-1]:
+        smallest = torch.topk(weights, sampling.top_k, dim=-1).values[:, -1:]
+        weights = weights.masked_fill(weights < smallest, 0.0)
     if sampling.top_p < 1:
-        ordered, order = torch.softmax(logprobs, -1).sort(-1, descending=True)
+        ordered, order = (weights / weights.sum(-1, keepdim=True)).sort(-1, descending=True)
         before = ordered.cumsum(-1) - ordered
         dropped = torch.zeros_like(before, dtype=torch.bool).scatter_(-1, order, before >= sampling.top_p)
-        logprobs = logprobs.masked_fill(dropped, -torch.inf)
+        weights = weights.masked_fill(dropped, 0.0)
     if sampling.min_p > 0:
-        floor = logprobs.max(-1, keepdim=True).values + torch.log(torch.tensor(sampling.min_p))
-        logprobs = logprobs.masked_fill(logprobs < floor, -torch.inf)
-    return logprobs
+        weights = weights.masked_fill(weights < sampling.min_p * weights.amax(-1, keepdim=True), 0.0)
+    return weights
 
 
 def inverse_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Draw from unnormalised ``weights`` ``[R, V]`` at ``uniform`` ``[R]``.
+    """Draw from unnormalised ``weights`` ``[R, V]`` at ``uniform`` ``[R]`` float64.
 
-    Two levels, block sums and then one block, because a running sum over a large vocabulary costs more than the
-    forward pass of a small model. A token of weight 0 is never drawn.
+    Two levels for a large vocabulary, block sums and then one block, because a running sum over all of it costs more
+    than the forward pass of a small model. A token of weight 0 is never drawn.
     """
     rows, size = weights.shape
+    uniform = uniform.to(weights.device)[:, None]
+    if size <= 4 * _BLOCK:
+        sums = weights.cumsum(-1, dtype=torch.float64)
+        return _search(sums, uniform * sums[:, -1:]).squeeze(-1)
     blocks = -(-size // _BLOCK)
-    padded = torch.nn.functional.pad(weights, (0, blocks * _BLOCK - size)).view(rows, blocks, _BLOCK)
-    sums = padded.sum(-1, dtype=torch.float64).cumsum(-1)
-    target = uniform.to(weights.device)[:, None] * sums[:, -1:]
-    block = (sums <= target).sum(-1, keepdim=True).clamp(max=blocks - 1)
-    before = torch.where(block > 0, sums.gather(-1, (block - 1).clamp(min=0)), torch.zeros_like(target))
-    inside = padded[torch.arange(rows, device=weights.device), block.squeeze(-1)].double().cumsum(-1)
-    # Rounding may push the target past the block's own sum; it is pulled back below it.
-    rest = torch.minimum(target - before, inside[:, -1:] * (1 - 1e-12))
-    token = block * _BLOCK + (inside <= rest).sum(-1, keepdim=True)
-    return token.squeeze(-1)
+    if size % _BLOCK:
+        weights = torch.nn.functional.pad(weights, (0, blocks * _BLOCK - size))
+    weights = weights.view(rows, blocks, _BLOCK)
+    sums = weights.sum(-1).cumsum(-1, dtype=torch.float64)
+    target = uniform * sums[:, -1:]
+    block = _search(sums, target)
+    before = torch.where(block > 0, sums.gather(-1, (block - 1).clamp(min=0)), 0.0)
+    inside = weights[torch.arange(rows, device=weights.device), block.squeeze(-1)].cumsum(-1, dtype=torch.float64)
+    return (block * _BLOCK + _search(inside, target - before)).squeeze(-1)
+
+
+def _search(sums: Tensor, target: Tensor) -> Tensor:
+    """``[R, 1]``, the first place whose running sum exceeds the target; rounding may not push it past the last."""
+    last = torch.nextafter(sums[:, -1:], torch.zeros((), dtype=sums.dtype, device=sums.device))
+    return torch.searchsorted(sums, torch.minimum(target, last), right=True)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from dovetail import Ragged, Sampling
 from dovetail.testing import part_checks
+from dovetail_native.blocks import decodes
 from dovetail_native.engine import Engine
 from dovetail_native.rng import uniform
 from dovetail_native.sampler import choose, inverse_cdf, truncated
@@ -15,17 +16,19 @@ SIZE = {"vocab_size": 50, "num_hidden_layers": 2, "num_attention_heads": 4, "hid
 ROTARY = {**SIZE, "intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 64}
 
 
-def build(name):
+def build(name, **changes):
     import transformers
 
     configs = {
         "Llama": lambda: transformers.LlamaConfig(**ROTARY),
         "Qwen2": lambda: transformers.Qwen2Config(**ROTARY),
         "Qwen3": lambda: transformers.Qwen3Config(**ROTARY, head_dim=8),
-        "Mistral": lambda: transformers.MistralConfig(**ROTARY, sliding_window=8),
+        "Mistral": lambda: transformers.MistralConfig(**{"sliding_window": 8, **ROTARY}),
         "GPT2": lambda: transformers.GPT2Config(vocab_size=50, n_positions=64, n_embd=32, n_layer=2, n_head=4),
     }
     config = configs[name]()
+    for key, value in changes.items():
+        setattr(config, key, value)
     config.bos_token_id = config.eos_token_id = None
     torch.manual_seed(0)
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
@@ -49,6 +52,37 @@ def test_greedy_tokens_are_those_of_transformers(name):
             prompt[None], max_new_tokens=20, do_sample=False, eos_token_id=[11, 12, 13], pad_token_id=0
         )[0, len(prompt) :].tolist()
         assert found.completions.tolist()[2 * row] == found.completions.tolist()[2 * row + 1] == expected
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen2", "Qwen3", "Mistral"])
+@pytest.mark.parametrize("lengths", [(70, 70), (70, 66), (5, 9)], ids=["shared", "shared-ragged", "copied"])
+def test_own_blocks_give_the_models_own_tokens(name, lengths):
+    """With prompts shared and copied, padded and not, while the batch gets smaller: same draws, same log-probs."""
+    model = build(name, max_position_embeddings=128, sliding_window=None)
+    assert decodes(model)
+    draw = torch.Generator().manual_seed(3)
+    prompts = Ragged.from_rows([torch.randint(0, 50, (length,), generator=draw) for length in lengths])
+    sampling = Sampling(max_tokens=40, temperature=0.7, min_tokens=2, stop_tokens=(1, 2, 3))
+    seeds = torch.arange(10) * 7919
+    own, models = (
+        Engine(model, sampling, compact_at=0.1, blocks=blocks).generate(prompts, 5, seeds) for blocks in (True, False)
+    )
+    assert len(set(own.completions.lengths.tolist())) > 3
+    assert own.completions.tolist() == models.completions.tolist()
+    torch.testing.assert_close(own.logprobs.values, models.logprobs.values, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["GPT2", "Mistral"])
+def test_what_is_not_made_of_known_blocks_goes_through_its_own_forward(name):
+    """Another architecture; a sliding window."""
+    assert not decodes(build(name))
+
+
+def test_a_block_that_computes_something_else_is_noticed():
+    """A model that wears a known name but scales its output is decoded by its own forward."""
+    model = build("Llama")
+    model.model.norm.forward = lambda hidden: 3 * hidden
+    assert not decodes(model)
 
 
 @pytest.mark.parametrize("compact_at", [0.01, 0.25, 1.0])
@@ -122,5 +156,5 @@ def test_a_token_of_weight_zero_is_never_drawn(size, seed, number):
 )
 def test_truncation_keeps_only_what_it_should(sampling, kept):
     """top-k, top-p and min-p on probabilities 0.5, 0.3, 0.15, 0.05."""
-    logprobs = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    assert torch.isfinite(truncated(logprobs, sampling))[0].nonzero().squeeze(1).tolist() == kept
+    weights = 7 * torch.tensor([[0.5, 0.3, 0.15, 0.05]])
+    assert truncated(weights, sampling)[0].nonzero().squeeze(1).tolist() == kept

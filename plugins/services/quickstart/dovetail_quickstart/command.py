@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: The folder holds something already.
     """
-    from dovetail.cli.logging import configure_logging
+    from dovetail.cli.train import configure_logging
     from dovetail_quickstart.report import print_report
 
     folder = Path(arguments.folder)

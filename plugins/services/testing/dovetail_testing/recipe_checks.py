@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from dovetail.graph.diff import diff
-from dovetail.graph.draw import draw
 from dovetail.graph.recipe import Recipe
+from dovetail.graph.show import diff, draw
 
 
-def checks(recipe: Recipe) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Claims and functions."""
-    yield "it traces to a checked graph with a loss", lambda: _traces(recipe)
-    yield "it differs from itself in nothing", lambda: _equals_itself(recipe)
-    yield "it can be drawn", lambda: _draws(recipe)
+def checks(_: Recipe) -> dict[str, Callable[[Recipe], None]]:
+    return {
+        "it traces to a checked graph with a loss": _traces,
+        "it differs from itself in nothing": _equals_itself,
+        "it can be drawn": _draws,
+    }
 
 
 def _traces(recipe: Recipe) -> None:

@@ -34,36 +34,44 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: The kind or the name will not do, or the folder exists.
     """
     folder = write(arguments.kind, arguments.name, Path(arguments.path))
-    print(f"wrote {folder}; next:\n  pip install -e {folder}\n  pytest {folder}\n  dovetail plugins")
+    print(f'wrote {folder}; next:\n  pip install -e "{folder}[test]"\n  pytest {folder}\n  dovetail plugins')
     return 0
 
 
 def write(kind: str, name: str, parent: Path) -> Path:
     """Write the four files and give their folder."""
-    if kind not in TEMPLATES:
-        raise UserError(f"there is no template for {kind!r}", hint=did_you_mean(kind, TEMPLATES))
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or keyword.iskeyword(name):
-        raise UserError(
-            f"{name!r} is no name for a part", hint="lower-case letters and digits, words joined by hyphens"
-        )
-    for entry in catalog.entries():
-        if (entry.kind, entry.name) == (TEMPLATES[kind], name):
-            raise UserError(f"{entry.distribution} already offers the {kind} {name!r}", hint="choose another name")
     folder = parent / f"dovetail-{name}"
-    if folder.exists():
-        raise UserError(f"{folder} exists already", hint="remove it, or choose another name or --path")
-    module = f"dovetail_{name.replace('-', '_')}"
+    _check(kind, name, folder)
+    stem = name.replace("-", "_")
     words = {
-        "name": name, "kind": kind, "kinds": TEMPLATES[kind], "module": module,
+        "name": name,
+        "kind": kind,
+        "kinds": TEMPLATES[kind],
+        "module": f"dovetail_{stem}",
         "cls": "".join(word.capitalize() for word in name.split("-")),
-    }  # fmt: skip
+    }
     targets = {
-        "pyproject.toml": "pyproject.toml", "README.md": "README.md", f"{kind}.py": f"{module}/__init__.py",
-        f"{kind}_test.py": f"tests/test_{name.replace('-', '_')}.py",
-    }  # fmt: skip
+        "pyproject.toml": "pyproject.toml",
+        "README.md": "README.md",
+        f"{kind}.py": f"dovetail_{stem}/__init__.py",
+        f"{kind}_test.py": f"tests/test_{stem}.py",
+    }
     for template, target in targets.items():
-        text = (files("dovetail.cli") / "templates" / f"{template}.txt").read_text(encoding="utf-8")
+        text = (files("dovetail_testing") / "templates" / f"{template}.txt").read_text(encoding="utf-8")
         path = folder / target
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(Template(text).substitute(words), encoding="utf-8")
     return folder
+
+
+def _check(kind: str, name: str, folder: Path) -> None:
+    if kind not in TEMPLATES:
+        raise UserError(f"there is no template for {kind!r}", hint=did_you_mean(kind, TEMPLATES))
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or keyword.iskeyword(name):
+        hint = "lower-case letters and digits, words joined by hyphens"
+        raise UserError(f"{name!r} is no name for a part", hint=hint)
+    for entry in catalog.entries():
+        if (entry.kind, entry.name) == (TEMPLATES[kind], name):
+            raise UserError(f"{entry.distribution} already offers the {kind} {name!r}", hint="choose another name")
+    if folder.exists():
+        raise UserError(f"{folder} exists already", hint="remove it, or choose another name or --path")

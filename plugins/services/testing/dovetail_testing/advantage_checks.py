@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,23 +14,22 @@ from dovetail.parts import Part
 from dovetail.ragged import Ragged
 from dovetail.rollouts import Rollouts, Scores
 from dovetail.runtime.evaluate import estimate
-from dovetail.testing.samples import tiny_rollouts
+from dovetail_testing.samples import tiny_rollouts
 
 
-def checks(part: Part) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Claims and functions."""
-    yield "it gives finite credit to every sampled token", lambda: _is_finite(part)
-    yield "the order of the rows does not matter", lambda: _is_equivariant(part)
-    yield "equal rewards and groups of one stay finite", lambda: _survives_no_spread(part)
-    yield "invalid rows get 0 and change nothing for the others", lambda: _ignores_invalid(part)
+def checks(_: Part) -> dict[str, Callable[[Part], None]]:
+    return {
+        "it gives finite credit to every sampled token": _is_finite,
+        "the order of the rows does not matter": _is_equivariant,
+        "equal rewards and groups of one stay finite": _survives_no_spread,
+        "invalid rows get 0 and change nothing for the others": _ignores_invalid,
+    }
 
 
 def run(part: Part, rollouts: Rollouts, rewards: Tensor, valid: Tensor | None = None) -> Ragged:
     """Estimate as a run does; values and log-probs are made up from the tokens."""
-    shape = rollouts.sampled
-    made_up = shape.map(lambda tokens: (tokens.float() - 100) / 20)
-    status = torch.zeros(len(rewards), dtype=torch.uint8) if valid is None else (~valid).to(torch.uint8)
-    scores = Scores(rewards.float(), status)
+    made_up = rollouts.sampled.map(lambda tokens: (tokens.float() - 100) / 20)
+    scores = Scores.ok(rewards) if valid is None else Scores(rewards, (~valid).to(torch.uint8))
     inputs: dict[str, Any] = {
         "rewards": scores,
         "reward_parts": {"first": scores, "second": scores.combine(0.5, lambda a, b: a * b)},
@@ -46,20 +45,20 @@ def run(part: Part, rollouts: Rollouts, rewards: Tensor, valid: Tensor | None = 
     return result
 
 
-def _rewards(count: int) -> Tensor:
-    return torch.randn(count, generator=torch.Generator().manual_seed(1))
+def _rewards(rollouts: Rollouts) -> Tensor:
+    return torch.randn(len(rollouts), generator=torch.Generator().manual_seed(1))
 
 
 def _is_finite(part: Part) -> None:
     rollouts = tiny_rollouts()
-    credit = run(part, rollouts, _rewards(len(rollouts)))
+    credit = run(part, rollouts, _rewards(rollouts))
     assert torch.equal(credit.offsets, rollouts.sampled.offsets)
     assert bool(torch.isfinite(credit.values).all())
 
 
 def _is_equivariant(part: Part) -> None:
     rollouts = tiny_rollouts()
-    rewards, order = _rewards(len(rollouts)), torch.randperm(len(rollouts), generator=torch.Generator().manual_seed(2))
+    rewards, order = _rewards(rollouts), torch.randperm(len(rollouts), generator=torch.Generator().manual_seed(2))
     straight = run(part, rollouts, rewards).select(order)
     permuted = run(part, rollouts.select(order), rewards[order])
     assert torch.allclose(straight.values, permuted.values, atol=1e-5)
@@ -74,13 +73,10 @@ def _survives_no_spread(part: Part) -> None:
 def _ignores_invalid(part: Part) -> None:
     rollouts = tiny_rollouts()
     valid = torch.tensor([row not in (1, 4) for row in range(len(rollouts))])
-    rewards = _rewards(len(rollouts)).masked_fill(~valid, float("nan"))
+    rewards = _rewards(rollouts)
     with_invalid = run(part, rollouts, rewards, valid)
-    kept = valid.nonzero().squeeze(1)
-    without = run(part, rollouts.select(kept), rewards[kept])
-    assert torch.allclose(with_invalid.select(kept).values, without.values, atol=1e-6)
+    without = run(part, rollouts.select(valid), rewards[valid])
+    assert torch.allclose(with_invalid.select(valid).values, without.values, atol=1e-6)
     assert not bool(with_invalid.select(~valid).values.any())
-    nobody = run(
-        part, rollouts, torch.full((len(rollouts),), float("nan")), torch.zeros(len(rollouts), dtype=torch.bool)
-    )
+    nobody = run(part, rollouts, rewards, torch.zeros_like(valid))
     assert not bool(nobody.values.any())

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import attrs
 import torch
 
 from dovetail.messages import Task
@@ -13,17 +12,18 @@ from dovetail.parts import Part
 from dovetail.rollouts import Generated, Rollouts, Tasks
 from dovetail.runtime.forward import forward_all
 from dovetail.sampling import Sampling
-from dovetail.testing.samples import tiny_agent
+from dovetail_testing.samples import tiny_agent
 
 _TEXTS = ("1+1=", "a longer prompt", "z")
 
 
-def checks(part: Part) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Claims and functions."""
-    yield "log-probs are the model's own", lambda: _logprobs_fit(part)
-    yield "the same seeds give the same tokens", lambda: _is_deterministic(part)
-    yield "stop tokens end a completion and limits hold", lambda: _stops(part)
-    yield "the model is left as it was", lambda: _leaves_model(part)
+def checks(_: Part) -> dict[str, Callable[[Part], None]]:
+    return {
+        "log-probs are the model's own": _logprobs_fit,
+        "the same seeds give the same tokens": _is_deterministic,
+        "stop tokens end a completion and limits hold": _stops,
+        "the model is left as it was": _leaves_model,
+    }
 
 
 def sample(part: Part, sampling: Sampling, agent: Any = None, seed: int = 0) -> tuple[Any, Any, Generated]:
@@ -35,15 +35,11 @@ def sample(part: Part, sampling: Sampling, agent: Any = None, seed: int = 0) -> 
 
 
 def _logprobs_fit(part: Part) -> None:
-    for sampling in (
-        Sampling(max_tokens=12),
-        Sampling(max_tokens=12, temperature=0.7, top_k=5),
-        Sampling(max_tokens=12, temperature=0.0),
-    ):
+    tasks = Tasks([Task.of(text) for text in _TEXTS])
+    for temperature, top_k in ((1.0, 0), (0.7, 5), (0.0, 0)):
+        sampling = Sampling(max_tokens=12, temperature=temperature, top_k=top_k)
         agent, prompts, generated = sample(part, sampling)
-        rollouts = Rollouts.single_turn(
-            prompts, generated, Tasks([Task.of(text) for text in _TEXTS]), samples=3, sampling=sampling
-        )
+        rollouts = Rollouts.single_turn(prompts, generated, tasks, samples=3, sampling=sampling)
         expected = forward_all(agent, rollouts, {"logprobs"}, 1 << 20)["logprobs"]
         assert torch.allclose(expected.values, generated.logprobs.values, atol=1e-4)
 
@@ -67,7 +63,7 @@ def _stops(part: Part) -> None:
     assert most.completions.lengths.tolist() == [5] * 9
     inner = torch.cat([row[:-1] for row in most.completions])
     assert agent.tokenizer.eos_token_id not in inner.tolist()
-    _, _, all_room = sample(part, attrs.evolve(Sampling(), max_tokens=500), agent)
+    _, _, all_room = sample(part, Sampling(max_tokens=500), agent)
     assert int((all_room.completions.lengths + 1).max()) <= agent.context
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 
 import torch
 
@@ -10,28 +11,26 @@ from dovetail.parts import Part
 from dovetail.rollouts import Rollouts, Scores
 from dovetail.runtime.offload import Offloader
 from dovetail.runtime.scoring import PendingScores
-from dovetail.testing.samples import tiny_rollouts
-
-_CONTEXT = {"groups", "rollouts"}
+from dovetail_testing.samples import tiny_rollouts
 
 
 def checks(
     part: Part, *, bounds: tuple[float, float] | None = None, rollouts: Rollouts | None = None
-) -> Iterator[tuple[str, Callable[[], None]]]:
+) -> dict[str, Callable[[Part], None]]:
     """Claims and functions; ``rollouts`` replaces the random ones, for rewards that need certain columns."""
-    pristine = rollouts if rollouts is not None else tiny_rollouts()
-
-    def sample() -> Rollouts:
-        """A copy for each check, because a broken reward may change what it is given."""
-        return pristine.select(range(len(pristine)))
-
-    yield "it scores every sequence", lambda: _scores_all(part, sample())
-    yield "the same input gives the same score", lambda: _is_deterministic(part, sample())
-    yield "it leaves its input as it is", lambda: _leaves_input(part, sample())
-    if not _CONTEXT & set(part.asks_for("score")):
-        yield "a score does not depend on the rows beside it", lambda: _is_row_wise(part, sample())
+    promises: dict[str, Callable[..., None]] = {
+        "it scores every sequence": _scores_all,
+        "the same input gives the same score": _is_deterministic,
+        "it leaves its input as it is": _leaves_input,
+    }
+    if not {"groups", "rollouts"}.intersection(part.asks_for("score")):
+        promises["a score does not depend on the rows beside it"] = _is_row_wise
     if bounds is not None:
-        yield f"scores lie in [{bounds[0]:g}, {bounds[1]:g}]", lambda: _is_bounded(part, sample(), bounds)
+        promises[f"scores lie in [{bounds[0]:g}, {bounds[1]:g}]"] = functools.partial(_is_bounded, bounds=bounds)
+    sample = tiny_rollouts() if rollouts is None else rollouts
+    every_row = range(len(sample))
+    # A copy for each check, because a broken reward may change what it is given.
+    return {claim: functools.partial(check, rollouts=sample.select(every_row)) for claim, check in promises.items()}
 
 
 def score(part: Part, rollouts: Rollouts) -> Scores:
@@ -63,15 +62,15 @@ def _is_row_wise(part: Part, rollouts: Rollouts) -> None:
     together = score(part, rollouts).values
     alone = torch.cat([score(part, rollouts.select([row])).values for row in range(len(rollouts))])
     assert torch.allclose(together, alone, atol=1e-6), f"together {together.tolist()}, alone {alone.tolist()}"
-    back = torch.arange(len(rollouts) - 1, -1, -1)
-    assert torch.allclose(score(part, rollouts.select(back)).values, together[back], atol=1e-6)
+    back = score(part, rollouts.select(range(len(rollouts) - 1, -1, -1))).values
+    assert torch.allclose(back, together.flip(0), atol=1e-6), "the order of the rows matters"
 
 
 def _is_bounded(part: Part, rollouts: Rollouts, bounds: tuple[float, float]) -> None:
-    for lengths in ((0, 1, 2, 3), (10, 30, 60, 64), (65, 100, 200, 500)):
-        for sample in (
-            (rollouts, tiny_rollouts(lengths=lengths)) if not part.asks_for("score").count("tasks") else (rollouts,)
-        ):
-            values = score(part, sample).values
-            low, high = values.min().item(), values.max().item()
-            assert bounds[0] <= low <= high <= bounds[1], f"scores reach from {low:g} to {high:g}"
+    samples = [rollouts]
+    if "tasks" not in part.asks_for("score"):
+        samples += [tiny_rollouts(lengths=lengths) for lengths in ((0, 1, 2, 3), (10, 30, 60, 64), (65, 100, 200, 500))]
+    for sample in samples:
+        values = score(part, sample).values
+        low, high = values.min().item(), values.max().item()
+        assert bounds[0] <= low <= high <= bounds[1], f"scores reach from {low:g} to {high:g}"

@@ -1,0 +1,257 @@
+"""dovetail against TRL's GRPOTrainer on the same work, step by step in turn.
+
+python benchmarks/versus_trl.py                      # W1 to W6, about 20 minutes on two cores
+python benchmarks/versus_trl.py --only W1 --rounds 9
+python benchmarks/versus_trl.py --sweeps             # cost against group size, completion length, prompts
+
+Needs ``pip install -r benchmarks/requirements.txt``. Each side runs in a process of its own; the two take turns, so
+that a busy neighbour meets both. Before anything is timed, both must agree on loss and gradient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import attrs
+from versus.workloads import WORKLOADS, Workload, by_key, write_model
+
+SIDES = ("dovetail", "trl")
+SWEEPS = {
+    "group size": [f"W1,group={size}" for size in (4, 8, 16, 32)],
+    "completion tokens": [f"W1,completion_tokens={count}" for count in (32, 128, 512)],
+    "prompts": [f"W1,prompts={count}" for count in (4, 8, 16, 32)],
+}
+
+
+# ---- one side, in a process of its own
+
+
+def serve(side: str, workload: Workload, model: Path, device: str) -> None:
+    """Run one step for each line read; write what it took."""
+    import importlib
+
+    out = os.fdopen(os.dup(1), "w")  # libraries print to stdout; they get stderr
+    os.dup2(2, 1)
+    steps = importlib.import_module(f"versus.{side}_side").steps(workload, model, device)
+    next(steps)
+    print(json.dumps({"loaded_mb": peak_mb(device)}), file=out, flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        result = next(steps)
+        seconds = time.perf_counter() - started
+        print(json.dumps({**result, "seconds": seconds, "peak_mb": peak_mb(device)}), file=out, flush=True)
+
+
+def peak_mb(device: str) -> float:
+    """Largest resident memory of this process so far; on CUDA, of the device's allocator."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Side:
+    """A child process that takes one step when asked."""
+
+    def __init__(self, name: str, key: str, model: Path, device: str) -> None:
+        command = [sys.executable, __file__, "--side", name, "--only", key, "--model", str(model), "--device", device]
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+        self.name = name
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        self.steps: list[dict[str, Any]] = []
+        self.loaded_mb = self._read()["loaded_mb"]
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} failed:\n{self._process.communicate()[1][-3000:]}")
+        return dict(json.loads(line))
+
+    def step(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        self.steps.append(self._read())
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def rate(self, round_: int) -> float:
+        """Sampled tokens a second."""
+        step = self.steps[round_]
+        return float(step["tokens"] / step["seconds"])
+
+    def seconds(self) -> float:
+        return median(step["seconds"] for step in self.steps)
+
+    def phase(self, name: str) -> float:
+        return median(step["phases"].get(name, 0.0) for step in self.steps)
+
+
+# ---- a duel
+
+
+@attrs.frozen
+class Duel:
+    """What the rounds of one workload gave."""
+
+    workload: Workload
+    ours: Side
+    theirs: Side
+
+    @property
+    def ratios(self) -> list[float]:
+        """Our throughput over theirs, round by round."""
+        return [self.ours.rate(index) / self.theirs.rate(index) for index in range(len(self.ours.steps))]
+
+    @property
+    def memory(self) -> float:
+        """Our peak over theirs."""
+        return float(self.ours.steps[-1]["peak_mb"] / self.theirs.steps[-1]["peak_mb"])
+
+
+def duel(key: str, rounds: int, device: str) -> Duel:
+    """Both sides in turn; the first round warms up and does not count."""
+    workload = by_key(key)
+    with tempfile.TemporaryDirectory() as folder:
+        model = write_model(workload, Path(folder))
+        check_agreement(key, model, device)
+        ours, theirs = (Side(name, key, model, device) for name in SIDES)
+        try:
+            for round_ in range(rounds + 1):
+                for side in (ours, theirs) if round_ % 2 else (theirs, ours):
+                    side.step()
+        finally:
+            ours.close()
+            theirs.close()
+    del ours.steps[0], theirs.steps[0]
+    return Duel(workload, ours, theirs)
+
+
+def check_agreement(key: str, model: Path, device: str) -> None:
+    """Stop unless both sides agree on loss and gradient; in a process of its own, so that no peak is spoilt."""
+    command = [sys.executable, __file__, "--agree", "--only", key, "--model", str(model), "--device", device]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{key}: the two sides disagree, nothing was timed\n{done.stdout}{done.stderr[-3000:]}")
+
+
+def agree(workload: Workload, model: Path, device: str) -> int:
+    from versus.agreement import TOLERANCE, disagreement
+
+    loss, gradient = disagreement(workload, model, device)
+    print(f"relative difference: loss {loss:.1e}, gradient {gradient:.1e}")
+    return 0 if max(loss, gradient) <= TOLERANCE else 1
+
+
+# ---- tables
+
+
+def report(keys: list[str], rounds: int, device: str) -> None:
+    from versus.floor import floor, measure
+
+    machine = measure(device)
+    print(
+        f"{describe()}\nmatrix products {machine.flops / 1e9:.0f} GFLOP/s, copies {machine.bandwidth / 1e9:.1f} GB/s\n"
+    )
+    print(
+        "| workload | dovetail s | TRL s | throughput | pairs | dovetail MB | TRL MB | memory |\n"
+        "|---|---|---|---|---|---|---|---|",
+        flush=True,
+    )
+    duels = []
+    for key in keys:
+        found = duel(key, rounds, device)
+        duels.append(found)
+        ratios = sorted(found.ratios)
+        ours, theirs = found.ours, found.theirs
+        print(
+            f"| {found.workload.name} | {ours.seconds():.3f} | {theirs.seconds():.3f} | {median(ratios):.2f} "
+            f"| {ratios[0]:.2f}-{ratios[-1]:.2f} | {ours.steps[-1]['peak_mb']:.0f} | {theirs.steps[-1]['peak_mb']:.0f} "
+            f"| {found.memory:.2f} |",
+            flush=True,
+        )
+    mean = math.exp(sum(math.log(median(found.ratios)) for found in duels) / len(duels))
+    print(f"\ngeometric mean of throughput: {mean:.2f}\n")
+    print("| workload | generate s | of its floor | learn s | of its floor | elsewhere |\n|---|---|---|---|---|---|")
+    for found in duels:
+        side = found.ours
+        least = floor(found.workload, machine, round(median(step["tokens"] for step in side.steps)))
+        generate, learn = side.phase("generate"), side.phase("learn") + side.phase("forward")
+        other = side.seconds() - generate - learn - side.phase("optimizer")
+        print(
+            f"| {found.workload.name} | {generate:.3f} | {least.generate / generate:.0%} "
+            f"| {learn:.3f} | {least.learn / learn:.0%} | {other / side.seconds():.1%} |"
+        )
+
+
+def sweep(device: str, rounds: int) -> None:
+    """Cost of our step against the size of the work."""
+    for title, keys in SWEEPS.items():
+        print(f"\n| {title} | seconds | µs a token |\n|---|---|---|")
+        for key in keys:
+            with tempfile.TemporaryDirectory() as folder:
+                side = Side("dovetail", key, write_model(by_key(key), Path(folder)), device)
+                for _ in range(rounds + 1):
+                    side.step()
+                side.close()
+            del side.steps[0]
+            tokens = median(step["tokens"] for step in side.steps)
+            size = key.partition("=")[2]
+            print(f"| {size} | {side.seconds():.3f} | {side.seconds() / tokens * 1e6:.1f} |", flush=True)
+
+
+def describe() -> str:
+    import torch
+    import transformers
+    import trl
+
+    cores = len(os.sched_getaffinity(0))
+    return (
+        f"{time.strftime('%Y-%m-%d')}, {platform.machine()} with {cores} cores, Python {platform.python_version()}, "
+        f"torch {torch.__version__} ({torch.get_num_threads()} threads), transformers {transformers.__version__}, "
+        f"trl {trl.__version__}"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=[name.split()[0] for name in WORKLOADS], metavar="W1")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--sweeps", action="store_true")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--agree", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        serve(arguments.side, by_key(arguments.only[0]), arguments.model, arguments.device)
+    elif arguments.agree:
+        return agree(by_key(arguments.only[0]), arguments.model, arguments.device)
+    elif arguments.sweeps:
+        sweep(arguments.device, arguments.rounds)
+    else:
+        report(arguments.only, arguments.rounds, arguments.device)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

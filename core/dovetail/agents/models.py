@@ -1,0 +1,172 @@
+"""Models and their tokenizers, loaded or built small; what would train wrongly is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import string
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dovetail.errors import UserError
+from dovetail.runtime.linear_logprob import Head, linear_logprob
+from dovetail.settings import LoraSettings, TinySettings
+
+
+@contextlib.contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """transformers draws a bar for every file that it reads or writes, into the middle of ours."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def load_pretrained(name_or_path: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[Any, Any]:
+    """A causal language model and its tokenizer, from a folder or a hub name. Safetensors only."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+        with no_progress_bar():
+            model = AutoModelForCausalLM.from_pretrained(
+                name_or_path, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+            )
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        hint = "give a folder in the Hugging Face layout with *.safetensors, or the name of a model on the hub"
+        if Path(name_or_path).exists():
+            hint = f"look into {Path(name_or_path).resolve()}: it needs config.json, *.safetensors and the tokenizer"
+        raise UserError(f"the model {name_or_path!r} cannot be loaded: {first_line}", hint=hint) from error
+    if tokenizer.eos_token_id is None:
+        problem = f"the tokenizer of {name_or_path!r} has no end token, so no completion could end"
+        hint = 'set it and save the tokenizer: tokenizer.eos_token = "…"; tokenizer.save_pretrained(folder)'
+        raise UserError(problem, hint=hint)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def build_tiny(settings: TinySettings, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A small Llama-style model and a character tokenizer. The same settings give the same weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = _character_tokenizer(settings.characters or string.printable[:95] + "\n")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden,
+        intermediate_size=settings.intermediate or settings.hidden * 8 // 3 // 8 * 8,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.heads,
+        max_position_embeddings=settings.context,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    generator = torch.Generator().manual_seed(settings.seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if parameter.ndim == 2:
+                parameter.normal_(0.0, _spread(name, parameter.shape[1], settings.layers), generator=generator)
+    return model.to(dtype), tokenizer
+
+
+def _spread(name: str, fan_in: int, layers: int) -> float:
+    """Standard deviation of a weight: GPT-2's scheme, projections back to the residual stream scaled by depth."""
+    if "embed" in name:
+        return 0.02
+    back_to_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+    return 1 / math.sqrt(fan_in) / (math.sqrt(2 * layers) if back_to_residual else 1)
+
+
+def _character_tokenizer(characters: str) -> Any:
+    """One token for each character, and for the padding, the end and what is unknown."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = {"pad_token": "<pad>", "eos_token": "<end>", "unk_token": "<unk>"}
+    vocabulary = {token: index for index, token in enumerate([*special.values(), *dict.fromkeys(characters)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special)
+
+
+def without_dropout(model: Any) -> Any:
+    """Switch dropout off for good: log-probs of two passes must differ by the weights alone."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout", "resid_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model.eval()
+
+
+def add_lora(model: Any, settings: LoraSettings) -> Any:
+    """A peft model around ``model``. The same settings give the same adapters."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise UserError("LoRA needs peft", hint='pip install "dovetail-core[lora]"') from error
+    alpha = settings.alpha if settings.alpha is not None else 2 * settings.rank
+    layers = list(settings.target_modules) or "all-linear"
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=alpha, lora_dropout=settings.dropout, target_modules=layers, task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return get_peft_model(model, config)
+
+
+def checked_head(model: Any, name: str, tokens: Tensor, hidden: Tensor) -> Head:
+    """The output layer, if it alone leads from ``hidden`` ``[1, T, D]`` to the model's logits of ``tokens`` ``[1, T]``."""
+    layer, config = model.get_output_embeddings(), model.config
+    if not isinstance(layer, torch.nn.Linear):
+        problem = f"the output layer of {name!r} is a {type(layer).__name__}, not a plain linear layer"
+        raise UserError(problem, hint="leave the output layer out of LoRA's target_modules")
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    head = Head(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+    ours = linear_logprob(hidden[0, :-1], head, tokens[0, 1:])[0].float()
+    logits = model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+    theirs = torch.log_softmax(logits, -1).gather(-1, tokens[0, 1:, None]).squeeze(-1)
+    tolerance = 1e-3 if hidden.dtype == torch.float32 else 0.1
+    if not torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance):
+        gap = f"the log-probs of {name!r} differ by {(ours - theirs).abs().max():.2g} from its own logits"
+        hint = "report the architecture; until then use another model"
+        raise UserError(f"{gap}: its output layer does more than dovetail knows", hint=hint)
+    return head
+
+
+@torch.no_grad()
+def takes_attention_mask(model: Any, hidden: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> bool:
+    """Whether a model reads two rows with one prompt as one sequence, tried on a few tokens.
+
+    False where attention is windowed, where its implementation takes no mask, or where a state runs along the sequence.
+    """
+    config = model.config.get_text_config()
+    windowed = any("full" not in kind for kind in getattr(config, "layer_types", None) or ())
+    if windowed or config._attn_implementation not in ("sdpa", "eager") or config.vocab_size < 6:
+        return False
+    device = next(model.parameters()).device
+    rows = torch.tensor([[0, 1, 2, 3], [0, 1, 4, 5]], device=device)
+    apart = hidden(rows, torch.ones_like(rows), None)
+    positions = torch.tensor([[0, 1, 2, 3, 2, 3]], device=device)
+    mask = torch.ones((6, 6), dtype=torch.bool, device=device).tril()
+    mask[4:, 2:4] = False
+    together = hidden(torch.arange(6, device=device)[None], mask[None, None], positions)[0]
+    expected = torch.cat([apart[0], apart[1, 2:]])
+    tolerance = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 0.1
+    return torch.allclose(together.float(), expected.float(), atol=tolerance, rtol=tolerance)

@@ -161,10 +161,14 @@ class Part:
         where = [str(self.provenance), *([place] if place else [])]
         return PartError(f"{self.kind} part {self.name!r}: {problem}", where=where, hint=hint)
 
+    @property
+    def target(self) -> Any:
+        """The class or function that it was made of, which declares its options."""
+        return getattr(self.instance, "__wrapped__", type(self.instance))
+
     def options(self) -> dict[str, Any]:
         """The options as set, for the resolved config and for graph diffs."""
-        target = getattr(self.instance, "__wrapped__", type(self.instance))
-        names = [option.name for option in options_of(target)]
+        names = [option.name for option in options_of(self.target)]
         return {name: getattr(self.instance, name) for name in names if hasattr(self.instance, name)}
 
     def __str__(self) -> str:

@@ -88,7 +88,7 @@ def part_checks(
 
 
 def _options_are_documented(part: Part | Recipe) -> None:
-    options = part.options if isinstance(part, Recipe) else options_of(type(part.instance))
+    options = part.options if isinstance(part, Recipe) else options_of(part.target)
     missing = [option.name for option in options if not option.doc]
     assert not missing, f"these options are missing in the docstring's Args: {missing}"
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dovetail.graph.graph import Graph
@@ -16,14 +15,10 @@ from dovetail.rollouts import Scores
 
 
 class Watch:
-    """Called by the runtime before and after each node.
-
-    Args:
-        graph: Whose nodes may be named.
-        breakpoints: Names at which Python's debugger stops.
+    """Is told of each node: keeps a line of its outputs, and stops Python's debugger at breakpoints.
 
     Raises:
-        RecipeError: A name is unknown.
+        RecipeError: A breakpoint names no node.
     """
 
     def __init__(self, graph: Graph, breakpoints: Iterable[str] = ()) -> None:
@@ -31,30 +26,28 @@ class Watch:
         self._started = 0.0
         self.lines: list[str] = []
 
-    def __call__(self, phase: str, node: Node, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        if phase == "enter":
-            if node.name in self._breakpoints:
-                breakpoint()  # noqa: T100 - the user asked for it; `node` and `inputs` are at hand
-            self._started = time.perf_counter()
-            return
+    def enter(self, node: Node, inputs: Mapping[str, Any]) -> None:
+        if node.name in self._breakpoints:
+            breakpoint()  # noqa: T100 - the user asked for it; `node` and `inputs` are at hand
+        self._started = time.perf_counter()
+
+    def leave(self, node: Node, outputs: Mapping[str, Any]) -> None:
         seconds = time.perf_counter() - self._started
-        shown = ", ".join(f"{port} {describe(value)}" for port, value in outputs.items())
+        shown = ", ".join(f"{port} {_describe(value)}" for port, value in outputs.items())
         self.lines.append(f"{node.name}: {shown} ({seconds * 1e3:.1f} ms)")
 
 
-def describe(value: Any) -> str:
-    """Shape, mean and spread of a value, in one line."""
+def _describe(value: Any) -> str:
+    """Shape, mean and spread of a value."""
     if isinstance(value, Scores):
-        return f"[{len(value)}] {_statistics(value.values[value.valid])}, {int((~value.valid).sum())} invalid"
+        return f"[{len(value)}]{_statistics(value.values[value.valid])}, {int((~value.valid).sum())} invalid"
     if isinstance(value, Ragged):
-        return f"[{len(value)} rows, {len(value.values)} tokens] {_statistics(value.values)}"
-    if isinstance(value, Tensor):
-        return f"{list(value.shape)} {_statistics(value)}"
-    return type(value).__name__
+        return f"[{len(value)} rows, {len(value.values)} tokens]{_statistics(value.values)}"
+    return f"{list(value.shape)}{_statistics(value)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _statistics(values: Tensor) -> str:
     if not values.numel() or not values.dtype.is_floating_point:
         return ""
-    values = values.detach().to(torch.float64)
-    return f"mean {values.mean():.4g} std {values.std(correction=0):.4g}"
+    values = values.detach().double()
+    return f" mean {values.mean():.4g} std {values.std(correction=0):.4g}"

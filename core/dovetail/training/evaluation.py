@@ -15,8 +15,7 @@ from dovetail.errors import DataError
 from dovetail.messages import Task
 from dovetail.parts import Part
 from dovetail.rollouts import Rollouts, Tasks
-from dovetail.runtime.episodes import EpisodeReward
-from dovetail.runtime.scoring import check_scores
+from dovetail.runtime.scoring import check_scores, episode_reward
 from dovetail.sampling import Sampling
 
 
@@ -37,7 +36,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean reward of greedy completions: ``eval/reward``; episodes that fail are counted in ``eval/invalid``."""
     greedy = attrs.evolve(sampling, temperature=0.0)
-    reward = attrs.evolve(environment, kind="rewards", instance=EpisodeReward(environment))
+    reward = episode_reward(environment)
     scores, lengths, started = [], [], time.perf_counter()
     for start in range(0, len(tasks), batch):
         chosen = tasks[start : start + batch]

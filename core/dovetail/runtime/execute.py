@@ -1,0 +1,95 @@
+"""Running the nodes of half a plan in their order: values by port, shared model passes, times."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from dovetail.compiler.plan import Plan
+from dovetail.graph.node import Node, Ref
+from dovetail.graph.ops import FORWARD_OPS
+from dovetail.rollouts import Rollouts
+from dovetail.runtime.evaluate import Outputs, arithmetic, broken, read_outputs, start_function
+from dovetail.runtime.observe import Watch
+
+Pending = Callable[[], Outputs]  # waits for work beside the training thread
+
+_PHASES = {"logprobs": "forward", "values": "forward", "entropy": "forward", "total": "rewards"}
+
+
+@contextlib.contextmanager
+def timed(seconds: defaultdict[str, float], phase: str) -> Iterator[None]:
+    """Add the time inside to a phase."""
+    started = time.perf_counter()
+    yield
+    seconds[phase] += time.perf_counter() - started
+
+
+class Execution(abc.ABC):
+    """Nodes run in order, each on the outputs of those before it.
+
+    Args:
+        plan: Whose nodes they are.
+        nodes: In the order in which they run.
+        watch: Is told of each node.
+        values: What is there from the start, as for every node: its outputs by port, or a function that waits for them.
+    """
+
+    def __init__(
+        self, plan: Plan, nodes: Sequence[Node], watch: Watch | None, values: Mapping[str, Outputs | Pending]
+    ) -> None:
+        self.plan, self.nodes, self.watch, self.values = plan, nodes, watch, dict(values)
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._passes: dict[tuple[Ref, Ref], Outputs] = {}
+
+    def run(self) -> None:
+        for node in self.nodes:
+            with timed(self.seconds, _PHASES.get(node.op.name, node.op.name)):
+                inputs = {port: self.read(ref) for port, ref in node.inputs.items() if ref.node in self.values}
+                if self.watch:
+                    self.watch.enter(node, inputs)
+                self.values[node.name] = self.operate(node, inputs)
+                if self.watch:
+                    self.watch.leave(node, self.outputs(node.name))
+
+    def outputs(self, name: str) -> Outputs:
+        """The outputs of a node that has run; those still being computed are awaited."""
+        outputs = self.values[name]
+        if not isinstance(outputs, dict):
+            outputs = self.values[name] = outputs()
+        return outputs
+
+    def read(self, ref: Ref) -> Any:
+        value = self.outputs(ref.node).get(ref.port)
+        if value is None:
+            raise broken(self.plan.graph[ref.node], f"gave no {ref.port!r}")
+        return value
+
+    @abc.abstractmethod
+    def operate(self, node: Node, inputs: dict[str, Any]) -> Outputs | Pending:
+        """Do what a node says."""
+
+    @abc.abstractmethod
+    def forward(self, agent: Any, rollouts: Rollouts, wanted: Collection[str]) -> Outputs:
+        """Values of the ``wanted`` operations, by name."""
+
+    def operate_anywhere(self, node: Node, inputs: dict[str, Any]) -> Outputs:
+        """Do what is the same in both halves: functions, model passes, arithmetic."""
+        if node.op.function:
+            return read_outputs(node, start_function(node, inputs), inputs)
+        return self._model_pass(node, inputs) if node.op.name in FORWARD_OPS else arithmetic(node, inputs)
+
+    def _model_pass(self, node: Node, inputs: dict[str, Any]) -> Outputs:
+        """One pass serves all nodes that read the same agent and rollouts, unless the mode is eager."""
+        source, eager = (node.inputs["agent"], node.inputs["completions"]), self.plan.context.eager
+        if eager or source not in self._passes:
+            twins = [node] if eager else self.nodes
+            wanted = {n.op.name for n in twins if (n.inputs.get("agent"), n.inputs.get("completions")) == source}
+            agent = self.plan.context.agents[source[0].node]
+            self._passes[source] = self.forward(agent, inputs["completions"], wanted)
+        passed = self._passes[source]
+        return {port: passed[node.op.name if port == "out" else port] for port in node.op.outputs}

@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
-from dovetail.compiler.checks import check_learning
-from dovetail.compiler.passes import bind, drop_dead, fold, merge_common, require_agents
+from dovetail.compiler.passes import bind, check_learning, drop_dead, fold, merge_common, require_agents
 from dovetail.compiler.plan import Context, Plan, partition, schedule
 from dovetail.errors import RecipeError, did_you_mean
 from dovetail.graph.graph import Graph
@@ -16,10 +15,10 @@ from dovetail.graph.recipe import Recipe, as_recipe
 from dovetail.graph.types import AGENT
 from dovetail.parts import Part
 from dovetail.registry import as_part
-from dovetail.runtime.collect import Collected, collect
-from dovetail.runtime.learn import learn
-from dovetail.runtime.observe import Watch
-from dovetail.runtime.offload import Offloader
+from dovetail.runtime.collect import Collected
+from dovetail.runtime.execute import Watch
+from dovetail.runtime.learn import Learning
+from dovetail.runtime.scoring import Offloader
 from dovetail.sampling import Sampling
 from dovetail.settings import TrainSettings
 
@@ -81,7 +80,9 @@ class Compiled:
             if name not in data:
                 raise RecipeError(f"the input {name!r} is missing", hint=f"compiled.run({name}=…)")
         seed = self.plan.context.settings.seed * 1_000_003 + self._steps if seed is None else seed
-        return collect(self.plan, data, seed, self._offloader, watch)
+        collected = Collected(self.plan, data, seed, self._offloader, watch)
+        collected.run()
+        return collected
 
     def learn(self, collected: Collected, *, update: bool = True, watch: Watch | None = None) -> dict[str, float]:
         """The second half. With ``update=False`` gradients are left on the parameters and no optimizer steps.
@@ -89,7 +90,7 @@ class Compiled:
         Raises:
             DovetailError: A loss or a gradient is not finite; the weights are as before the optimizer step.
         """
-        learnt = learn(self.plan, collected, update=update, watch=watch)
+        learnt = Learning(self.plan, collected, watch).run(update=update)
         self._steps += 1
         return {**collected.metrics, **learnt, **{f"time/{name}": value for name, value in collected.seconds.items()}}
 

@@ -48,44 +48,31 @@ class Plan:
 
 
 def partition(graph: Graph, context: Context) -> Plan:
-    """Cut the graph in two.
-
-    Raises:
-        RecipeError: The losses look at several rollouts.
-    """
+    """Cut the graph in two; a RecipeError tells if its losses look at several rollouts."""
     live = _live_nodes(graph, context)
     graph = _freeze_for_collect(graph, live)
-    needed = graph.ancestors(loss.ref.node for loss in graph.losses)
-    learns = {
-        node.name
-        for node in graph
-        if node.name in needed and (node.name in live or node.op.place == "learn" or LOSS in node.op.outputs.values())
-    }
-    one_step = not context.eager and graph.epochs == graph.minibatches == 1
-    detached = {
-        node.name for node in graph if one_step and node.op.name == "frozen" and _is_between(graph, node, learns)
-    }
-    learns |= detached
     order, inputs = graph.ordered(), graph.input_types()
-    read = {ref for node in order if node.name in learns for ref in node.inputs.values()}
-    read |= {loss.ref for loss in graph.losses}
+    needed = graph.ancestors(loss.ref.node for loss in graph.losses)
+    learning = (n for n in order if n.name in live or n.op.place == "learn" or LOSS in n.op.outputs.values())
+    learns = {node.name for node in learning} & needed
+    detached = [] if context.eager or graph.epochs * graph.minibatches > 1 else _made_and_read_by(graph, learns)
+    learns.update(detached)
+    learn = tuple(node for node in order if node.name in learns)
+    read = {ref for node in learn for ref in node.inputs.values()} | {loss.ref for loss in graph.losses}
     carried = {ref for ref in read if ref.node not in learns and inputs.get(ref.node) != AGENT}
     metrics = {node.name for node in order if node.op.name in ("reward", "total")}
     collects = graph.ancestors(metrics | {ref.node for ref in carried}) - inputs.keys()
-    learn = tuple(node for node in order if node.name in learns)
+    collect = tuple(node for node in order if node.name in collects)
     rollouts = [ref for ref in carried if ROLLOUTS in (graph.type_of(ref), inputs.get(ref.node))]
     if len(rollouts) != 1:
         names = ", ".join(sorted(map(str, rollouts))) or "none"
         where = [line for node in learn for line in node.where(node.name)]
         raise RecipeError(f"all losses must look at the same rollouts, and these look at: {names}", where=where)
-    collect = tuple(node for node in order if node.name in collects)
+    detaching = "is the live value, detached: one optimizer step needs no pass of its own"
     context.notes += [
         f"partition: collect = {', '.join(node.name for node in collect) or 'nothing'}",
         f"partition: learn = {', '.join(node.name for node in learn)}",
-        *(
-            f"partition: {name} is the live value, detached: one optimizer step needs no pass of its own"
-            for name in sorted(detached)
-        ),
+        *(f"partition: {name} {detaching}" for name in sorted(detached)),
     ]
     return Plan(context, graph, collect, learn, tuple(sorted(carried, key=str)), rollouts[0])
 
@@ -103,30 +90,28 @@ def _live_nodes(graph: Graph, context: Context) -> set[str]:
 def _freeze_for_collect(graph: Graph, live: set[str]) -> Graph:
     """Let nodes that run once a step read a copy of a live value from before its optimizer steps."""
     for node in graph:
-        if node.op.place != "collect" or node.op.name == "frozen":
-            continue
-        inputs = dict(node.inputs)
-        for port, ref in node.inputs.items():
-            if ref.node in live:
-                inputs[port] = Ref(f"{ref}@old", "out")
-                if inputs[port].node not in graph:
+        if node.op.place == "collect" and node.op.name != "frozen":
+            stale = {port: ref for port, ref in node.inputs.items() if ref.node in live}
+            for ref in stale.values():
+                if f"{ref}@old" not in graph:
                     kind = graph.type_of(ref)
                     op = attrs.evolve(FROZEN, inputs={"live": kind}, outputs={"out": kind})
-                    graph = graph.add(Node(inputs[port].node, op, {"live": ref}, source=node.source))
-        graph = graph.put(attrs.evolve(node, inputs=inputs))
+                    graph = graph.add(Node(f"{ref}@old", op, {"live": ref}, source=node.source))
+            frozen = {port: Ref(f"{ref}@old", "out") for port, ref in stale.items()}
+            graph = graph.put(attrs.evolve(node, inputs={**node.inputs, **frozen}))
     return graph
 
 
-def _is_between(graph: Graph, frozen: Node, learns: set[str]) -> bool:
-    """Whether a frozen value is made and read by learning nodes alone."""
-    return {frozen.inputs["live"].node, *(reader.name for reader, _, _ in graph.readers(frozen.name))} <= learns
+def _made_and_read_by(graph: Graph, learns: set[str]) -> list[str]:
+    """Frozen values that only learning nodes make and read."""
+    frozen = [node for node in graph if node.op.name == "frozen" and node.inputs["live"].node in learns]
+    return [node.name for node in frozen if {reader.name for reader, _, _ in graph.readers(node.name)} <= learns]
 
 
 def schedule(plan: Plan) -> Plan:
     """Start work beside the training thread as early, and wait for it as late, as the graph allows."""
-    ancestors = {node.name: plan.graph.ancestors([node.name]) - {node.name} for node in plan.collect}
     beside = {node.name for node in plan.collect if node.op.offload}
-    last = {name for name, above in ancestors.items() if above & beside}
+    last = {n.name for n in plan.collect if beside & plan.graph.ancestors(ref.node for ref in n.inputs.values())}
     first = plan.graph.ancestors(beside - last)
     order = sorted(plan.collect, key=lambda node: (node.name in last) - (node.name in first))
     between = [node.name for node in order if node.name not in first | last]

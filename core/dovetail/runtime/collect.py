@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import operator
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping
 from concurrent.futures import wait
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor
 
@@ -19,27 +18,13 @@ from dovetail.messages import Task
 from dovetail.parts import Part
 from dovetail.rollouts import Rollouts, Scores, Tasks
 from dovetail.runtime.evaluate import Outputs, broken, estimate, read_outputs, start_function, total
-from dovetail.runtime.execute import Execution, Pending
+from dovetail.runtime.execute import Execution, Pending, Watch
 from dovetail.runtime.forward import forward_all
-from dovetail.runtime.observe import Watch
-from dovetail.runtime.offload import Offloader
-from dovetail.runtime.scoring import PendingScores
+from dovetail.runtime.scoring import Offloader, PendingScores
 
 
-@attrs.define(eq=False)
-class Collected:
-    """What a step has gathered before it learns."""
-
-    values: Mapping[str, Outputs]  # by node
-    rollouts: Rollouts  # with the scores of every reward, without the recipe's weights
-    valid: Tensor  # [B] bool, rows that may enter the loss
-    metrics: dict[str, float]
-    seconds: defaultdict[str, float]  # by phase
-    seed: int
-
-
-def collect(plan: Plan, data: Mapping[str, Any], seed: int, offloader: Offloader, watch: Watch | None) -> Collected:
-    """Run the collect nodes once.
+class Collected(Execution):
+    """The collect nodes of a plan, and what they gathered before the step learns.
 
     Args:
         plan: Its first half runs.
@@ -47,75 +32,72 @@ def collect(plan: Plan, data: Mapping[str, Any], seed: int, offloader: Offloader
         seed: Of everything drawn in this step.
         offloader: Runs rewards and async functions.
         watch: Is told of each node.
-
-    Raises:
-        TooManyInvalid: More rows than ``max_invalid`` have no valid reward.
     """
-    step = _Collection(plan, watch, data, seed, offloader)
-    step.run()
-    values = {name: step.outputs(name) for name in step.values}
-    rollouts, *_ = [step.read(ref) for ref in (plan.rollouts, *plan.carried)]
-    rollouts = rollouts.with_rewards(
-        **{n: scores for n, scores in step.rewards.items() if len(scores) == len(rollouts)}
-    )
-    valid = torch.ones(len(rollouts), dtype=torch.bool)
-    for name in plan.graph.ancestors(loss.ref.node for loss in plan.graph.losses) & values.keys():
-        scores = values[name].get("out")
-        if isinstance(scores, Scores) and len(scores) == len(rollouts):
-            valid &= scores.valid
-    collected = Collected(values, rollouts, valid, _metrics(plan, values, rollouts, valid), step.seconds, seed)
-    _refuse_too_many_invalid(collected, plan.context.settings.max_invalid)
-    return collected
 
+    rollouts: Rollouts  # with the scores of every reward, without the recipe's weights
+    valid: Tensor  # [B] bool, rows that may enter the loss
+    metrics: dict[str, float]
 
-def _refuse_too_many_invalid(collected: Collected, allowed: float) -> None:
-    if collected.metrics["invalid"] <= allowed:
-        return
-    rewards = collected.rollouts.rewards.items()
-    reasons = Counter(f"{name}: {reason}" for name, scores in rewards for reason in scores.reasons.values())
-    error = TooManyInvalid(
-        f"{collected.metrics['invalid']:.0%} of the samples have no valid reward, and max_invalid allows {allowed:.0%}",
-        where=[f"most often, {reason}" for reason, _ in reasons.most_common(1)],
-        hint="mend the reward, or raise max_invalid",
-    )
-    error.collected = collected  # type: ignore[attr-defined]
-    raise error
-
-
-def _metrics(plan: Plan, values: Mapping[str, Outputs], rollouts: Rollouts, valid: Tensor) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    for label, scores in rollouts.rewards.items():
-        metrics[f"reward/{label}"] = _mean(scores.values[scores.valid], empty=float("nan"))
-        metrics[f"invalid/{label}"] = 1 - _mean(scores.valid, empty=1)
-    for node in plan.collect:
-        if node.op.name == "total":
-            rewards: Scores = values[node.name]["out"]
-            good = rewards.values[rewards.valid]
-            metrics["reward"] = _mean(good, empty=float("nan"))
-            metrics["reward_std"] = good.std().item() if len(good) > 1 else 0.0
-        if node.op.part:
-            told = values[node.name].get("metrics", {})
-            metrics.update({f"{node.op.part.name}/{name}": float(number) for name, number in told.items()})
-    return {
-        **metrics,
-        "invalid": 1 - _mean(valid, empty=1),
-        "tokens": float(len(rollouts.sampled.values)),
-        "completion_length": _mean(rollouts.sampled.lengths),
-        "truncated": _mean(rollouts.truncated),
-    }
-
-
-def _mean(values: Tensor, empty: float = 0.0) -> float:
-    return values.float().mean().item() if len(values) else empty
-
-
-class _Collection(Execution):
     def __init__(
-        self, plan: Plan, watch: Watch | None, data: Mapping[str, Any], seed: int, offloader: Offloader
+        self, plan: Plan, data: Mapping[str, Any], seed: int, offloader: Offloader, watch: Watch | None
     ) -> None:
         super().__init__(plan, plan.collect, watch, {name: {"out": value} for name, value in data.items()})
-        self._seed, self._offloader = seed, offloader
-        self.rewards: dict[str, Scores] = {}  # by label
+        self.seed, self._offloader = seed, offloader
+        self._rewards: dict[str, Scores] = {}
+
+    def run(self) -> None:
+        """Run once.
+
+        Raises:
+            TooManyInvalid: More rows than ``max_invalid`` have no valid reward.
+        """
+        super().run()
+        outputs = {name: self.outputs(name) for name in self.values}
+        rollouts, *_ = [self.read(ref) for ref in (self.plan.rollouts, *self.plan.carried)]
+        rewards = {label: scores for label, scores in self._rewards.items() if len(scores) == len(rollouts)}
+        self.rollouts = rollouts.with_rewards(**rewards)
+        self.valid = torch.ones(len(rollouts), dtype=torch.bool)
+        for name in self.plan.graph.ancestors(loss.ref.node for loss in self.plan.graph.losses) & outputs.keys():
+            scores = outputs[name].get("out")
+            if isinstance(scores, Scores) and len(scores) == len(rollouts):
+                self.valid &= scores.valid
+        self.metrics = self._measure()
+        self._refuse_too_many_invalid(self.plan.context.settings.max_invalid)
+
+    def _measure(self) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for label, scores in self.rollouts.rewards.items():
+            metrics[f"reward/{label}"] = _mean(scores.values[scores.valid], empty=float("nan"))
+            metrics[f"invalid/{label}"] = 1 - _mean(scores.valid, empty=1)
+        for node in self.nodes:
+            if node.op.name == "total":
+                total: Scores = self.values[node.name]["out"]
+                good = total.values[total.valid]
+                metrics["reward"] = _mean(good, empty=float("nan"))
+                metrics["reward_std"] = good.std().item() if len(good) > 1 else 0.0
+            if node.op.part:
+                told = self.values[node.name].get("metrics", {})
+                metrics.update({f"{node.op.part.name}/{name}": float(number) for name, number in told.items()})
+        return {
+            **metrics,
+            "invalid": 1 - _mean(self.valid, empty=1),
+            "tokens": float(len(self.rollouts.sampled.values)),
+            "completion_length": _mean(self.rollouts.sampled.lengths),
+            "truncated": _mean(self.rollouts.truncated),
+        }
+
+    def _refuse_too_many_invalid(self, allowed: float) -> None:
+        if self.metrics["invalid"] > allowed:
+            rewards = self.rollouts.rewards.items()
+            reasons = Counter(f"{name}: {reason}" for name, scores in rewards for reason in scores.reasons.values())
+            error = TooManyInvalid(
+                f"{self.metrics['invalid']:.0%} of the samples have no valid reward, "
+                f"and max_invalid allows {allowed:.0%}",
+                where=[f"most often, {reason}" for reason, _ in reasons.most_common(1)],
+                hint="mend the reward, or raise max_invalid",
+            )
+            error.collected = self  # type: ignore[attr-defined]
+            raise error
 
     def operate(self, node: Node, inputs: dict[str, Any]) -> Outputs | Pending:
         if node.op.offload:
@@ -137,7 +119,7 @@ class _Collection(Execution):
         agent, sampling = context.agents[node.inputs["policy"].node], context.sampling_of(node)
         tasks = [Task.of(prompt, id=str(row)) for row, prompt in enumerate(inputs["prompts"])]
         prompts = agent.encode(tasks)
-        seeds = torch.randint(0, 2**62, (len(tasks) * samples,), generator=torch.Generator().manual_seed(self._seed))
+        seeds = torch.randint(0, 2**62, (len(tasks) * samples,), generator=torch.Generator().manual_seed(self.seed))
         return Rollouts.single_turn(
             prompts,
             agent.generate(prompts, samples, sampling, seeds),
@@ -152,7 +134,7 @@ class _Collection(Execution):
         pending = PendingScores(part, inputs["rollouts"], self._offloader, self.plan.context.settings.reward_timeout)
 
         def scored() -> Outputs:
-            scores = self.rewards[part.label] = pending.result()
+            scores = self._rewards[part.label] = pending.result()
             return {"out": scores.combine(node.options.get("weight", 1.0), operator.mul)}
 
         return scored
@@ -172,3 +154,7 @@ class _Collection(Execution):
     def forward(self, agent: Any, rollouts: Rollouts, wanted: Collection[str]) -> Outputs:
         outputs = forward_all(agent, rollouts, wanted, self.plan.context.settings.micro_batch_tokens)
         return {name: value.to("cpu") for name, value in outputs.items()}
+
+
+def _mean(values: Tensor, empty: float = 0.0) -> float:
+    return values.float().mean().item() if len(values) else empty

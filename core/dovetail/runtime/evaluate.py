@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from dovetail.errors import PartError
 from dovetail.graph.node import Node
-from dovetail.parts import Part
+from dovetail.graph.types import SCALAR
 from dovetail.ragged import Ragged
 from dovetail.results import Advantages, LossTerms
 from dovetail.rollouts import Rollouts, Scores
@@ -96,27 +95,29 @@ def estimate(node: Node, inputs: Mapping[str, Any], rollouts: Rollouts) -> Outpu
     result = part.call("estimate", {**facts, **take(inputs, valid)})
     if not isinstance(result, Advantages):
         result = Advantages(result)
-    outputs = {"out": _credit(part, "advantages", result.advantages, rollouts.sampled, valid)}
-    if result.returns is not None:
-        outputs["returns"] = _credit(part, "returns", result.returns, rollouts.sampled, valid)
-    return {**outputs, "metrics": dict(result.metrics)}
+
+    def over_all_rows(what: str, value: Any) -> Ragged:
+        credit = _per_token(node, what, value, kept.sampled)
+        full = credit.values.new_zeros(len(rollouts.sampled.values))
+        full[valid[rollouts.sampled.row_ids]] = credit.values.detach()
+        return rollouts.sampled.with_values(full)
+
+    returns = {} if result.returns is None else {"returns": over_all_rows("returns", result.returns)}
+    return {"out": over_all_rows("advantages", result.advantages), **returns, "metrics": dict(result.metrics)}
 
 
-def _credit(part: Part, what: str, value: Any, sampled: Ragged, valid: Tensor) -> Ragged:
-    """What an estimator gave for the valid rows, over all ``sampled`` tokens."""
-    shape = sampled.select(valid)
-    if isinstance(value, Tensor) and value.ndim == 1 and len(value) == len(shape):
+def _per_token(node: Node, what: str, value: Any, shape: Ragged) -> Ragged:
+    """What a part gave for each sequence or sampled token, spread over the tokens; refused if it is not finite."""
+    if isinstance(value, Tensor) and list(value.shape) == [len(shape)]:
         value = shape.spread(value)
     if not isinstance(value, Ragged) or not torch.equal(value.offsets, shape.offsets):
-        got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
         wanted = f"[{len(shape)}] or a Ragged over the {len(shape.values)} sampled tokens"
-        raise part.error(f"{what} must be {wanted}, got {got}")
+        got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise broken(node, f"{what} must be {wanted}, got {got}")
     finite = torch.isfinite(value.values)
     if not bool(finite.all()):
-        raise part.error(f"{what} of sequence {int(value.row_ids[~finite][0])} are not finite")
-    full = value.values.new_zeros(len(sampled.values))
-    full[valid[sampled.row_ids]] = value.values.detach()
-    return sampled.with_values(full)
+        raise broken(node, f"{what} of sequence {int(value.row_ids[~finite][0])} are not finite")
+    return value
 
 
 def loss_terms(node: Node, inputs: Mapping[str, Any], rollouts: Rollouts) -> LossTerms:
@@ -140,36 +141,20 @@ def check_terms(node: Node, result: Any, shape: Ragged) -> LossTerms:
     """
     if not isinstance(result, LossTerms):
         raise broken(node, f"returned {type(result).__name__}", "return dovetail.LossTerms(terms, reduction)")
-    terms = result.terms
-    if isinstance(terms, Ragged) and torch.equal(terms.offsets, shape.offsets):
-        values = terms.values
-    elif isinstance(terms, Tensor) and list(terms.shape) == [len(shape)]:
-        values = terms
-    else:
-        fitting = f"a Ragged over {len(shape.values)} tokens nor [{len(shape)}]"
-        raise broken(node, f"returned terms that are neither {fitting}")
-    if isinstance(terms, Tensor) and result.reduction != "batch_mean":
+    _per_token(node, "terms", result.terms, shape)
+    if isinstance(result.terms, Tensor) and result.reduction != "batch_mean":
         raise broken(node, f"returned [B] terms with the reduction {result.reduction!r}", "use batch_mean")
-    if not bool(torch.isfinite(values).all()):
-        raise broken(node, "returned a term that is not finite")
     return result
 
 
 def start_function(node: Node, inputs: Mapping[str, Any]) -> Any:
     """Call an ``@dt.op`` function: its result, or the coroutine of an async one.
 
-    A parameter annotated as Tensor is given plain values for scores.
+    Scores are given as plain values, unless the parameter is annotated as Scores.
     """
-    function = node.op.function
-    assert function is not None
-    parameters = inspect.signature(function).parameters
-    given = {port: _as_annotated(parameters[port].annotation, value) for port, value in inputs.items()}
-    return function(**given, **node.options)
-
-
-def _as_annotated(annotation: Any, value: Any) -> Any:
-    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    return value.values if isinstance(value, Scores) and name.rpartition(".")[2] == "Tensor" else value
+    assert node.op.function is not None
+    plain = {p: v.values if isinstance(v, Scores) and node.op.inputs[p] != SCALAR else v for p, v in inputs.items()}
+    return node.op.function(**plain, **node.options)
 
 
 def read_outputs(node: Node, result: Any, inputs: Mapping[str, Any]) -> Outputs:
@@ -178,15 +163,15 @@ def read_outputs(node: Node, result: Any, inputs: Mapping[str, Any]) -> Outputs:
     Raises:
         PartError: A named output is missing.
     """
-    named = result if isinstance(result, dict) and "out" not in node.op.outputs else {node.output: result}
-    missing = [port for port in node.op.outputs if port not in named]
-    if missing:
-        raise broken(node, f"did not return its output {missing[0]!r}")
-    scores = [value for value in inputs.values() if isinstance(value, Scores)]
-    return {port: _carry_validity(value, scores) for port, value in named.items()}
-
-
-def _carry_validity(value: Any, scores: list[Scores]) -> Any:
-    if not scores or not isinstance(value, Tensor) or list(value.shape) != [len(scores[0])]:
-        return value
-    return functools.reduce(lambda result, score: score.combine(result, lambda _, mine: mine), scores, Scores.ok(value))
+    outputs = dict(result) if isinstance(result, dict) and "out" not in node.op.outputs else {node.output: result}
+    for port in node.op.outputs:
+        if port not in outputs:
+            raise broken(node, f"did not return its output {port!r}")
+    given = [value for value in inputs.values() if isinstance(value, Scores)]
+    for port, value in outputs.items():
+        if given and isinstance(value, Tensor) and value.shape == given[0].values.shape:
+            made = Scores.ok(value)
+            for scores in given:
+                made = scores.combine(made, lambda _, values: values)
+            outputs[port] = made
+    return outputs

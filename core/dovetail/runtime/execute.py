@@ -1,4 +1,4 @@
-"""Running the nodes of half a plan in their order: values by port, shared model passes, times."""
+"""Running the nodes of half a plan in their order: values by port, shared model passes, times, and who watches."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import abc
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from dovetail.compiler.plan import Plan
+from dovetail.graph.graph import Graph
 from dovetail.graph.node import Node, Ref
 from dovetail.graph.ops import FORWARD_OPS
-from dovetail.rollouts import Rollouts
+from dovetail.ragged import Ragged
+from dovetail.rollouts import Rollouts, Scores
 from dovetail.runtime.evaluate import Outputs, arithmetic, broken, read_outputs, start_function
-from dovetail.runtime.observe import Watch
 
 Pending = Callable[[], Outputs]  # waits for work beside the training thread
 
@@ -29,20 +32,54 @@ def timed(seconds: defaultdict[str, float], phase: str) -> Iterator[None]:
     seconds[phase] += time.perf_counter() - started
 
 
+class Watch:
+    """Is told of each node: keeps a line of its outputs, and stops Python's debugger at breakpoints.
+
+    Raises:
+        RecipeError: A breakpoint names no node.
+    """
+
+    def __init__(self, graph: Graph, breakpoints: Iterable[str] = ()) -> None:
+        self._breakpoints = {graph[name].name for name in breakpoints}
+        self._started = 0.0
+        self.lines: list[str] = []
+
+    def enter(self, node: Node, inputs: Mapping[str, Any]) -> None:
+        if node.name in self._breakpoints:
+            breakpoint()  # noqa: T100 - the user asked for it; `node` and `inputs` are at hand
+        self._started = time.perf_counter()
+
+    def leave(self, node: Node, outputs: Mapping[str, Any]) -> None:
+        seconds = time.perf_counter() - self._started
+        shown = ", ".join(f"{port} {_describe(value)}" for port, value in outputs.items())
+        self.lines.append(f"{node.name}: {shown} ({seconds * 1e3:.1f} ms)")
+
+
+def _describe(value: Any) -> str:
+    """Shape, mean and spread of a value."""
+    if isinstance(value, Scores):
+        return f"[{len(value)}]{_statistics(value.values[value.valid])}, {int((~value.valid).sum())} invalid"
+    if isinstance(value, Ragged):
+        return f"[{len(value)} rows, {len(value.values)} tokens]{_statistics(value.values)}"
+    return f"{list(value.shape)}{_statistics(value)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _statistics(values: Tensor) -> str:
+    if not values.numel() or not values.dtype.is_floating_point:
+        return ""
+    values = values.detach().double()
+    return f" mean {values.mean():.4g} std {values.std(correction=0):.4g}"
+
+
 class Execution(abc.ABC):
     """Nodes run in order, each on the outputs of those before it.
 
-    Args:
-        plan: Whose nodes they are.
-        nodes: In the order in which they run.
-        watch: Is told of each node.
-        values: What is there from the start, as for every node: its outputs by port, or a function that waits for them.
+    ``values`` holds the outputs of each by port, or a function that waits for them.
     """
 
-    def __init__(
-        self, plan: Plan, nodes: Sequence[Node], watch: Watch | None, values: Mapping[str, Outputs | Pending]
-    ) -> None:
-        self.plan, self.nodes, self.watch, self.values = plan, nodes, watch, dict(values)
+    def __init__(self, plan: Plan, nodes: Sequence[Node], watch: Watch | None, values: Mapping[str, Outputs]) -> None:
+        self.plan, self.nodes, self.watch = plan, nodes, watch
+        self.values: dict[str, Any] = dict(values)
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._passes: dict[tuple[Ref, Ref], Outputs] = {}
 
@@ -58,10 +95,9 @@ class Execution(abc.ABC):
 
     def outputs(self, name: str) -> Outputs:
         """The outputs of a node that has run; those still being computed are awaited."""
-        outputs = self.values[name]
-        if not isinstance(outputs, dict):
-            outputs = self.values[name] = outputs()
-        return outputs
+        if callable(self.values[name]):
+            self.values[name] = self.values[name]()
+        return self.values[name]  # type: ignore[no-any-return]
 
     def read(self, ref: Ref) -> Any:
         value = self.outputs(ref.node).get(ref.port)

@@ -19,31 +19,14 @@ from dovetail.results import LossTerms
 from dovetail.rollouts import Rollouts
 from dovetail.runtime.collect import Collected
 from dovetail.runtime.evaluate import Outputs, check_terms, loss_terms, take
-from dovetail.runtime.execute import Execution, timed
+from dovetail.runtime.execute import Execution, Watch, timed
 from dovetail.runtime.forward import forward
 from dovetail.runtime.microbatch import cut
-from dovetail.runtime.observe import Watch
 from dovetail.runtime.reduce import StepCounts, mean_share, reduce_terms
 
 
-def learn(plan: Plan, collected: Collected, *, update: bool, watch: Watch | None) -> dict[str, float]:
-    """Learn from a batch. With ``update=False`` gradients are left on the parameters and no optimizer steps.
-
-    Raises:
-        DovetailError: A loss or a gradient is not finite; the weights are as before the optimizer step.
-    """
-    batch = _Batch(plan, collected, watch)
-    for rows in batch.minibatches():
-        with timed(collected.seconds, "learn"):
-            batch.accumulate(rows)
-        if update:
-            with timed(collected.seconds, "optimizer"):
-                batch.update()
-    return batch.metrics()
-
-
-class _Batch:
-    """What is learnt from. Shares of a metric add up within an optimizer step, and steps are averaged."""
+class Learning:
+    """Learns from a batch. Shares of a metric add up within an optimizer step, and steps are averaged."""
 
     def __init__(self, plan: Plan, collected: Collected, watch: Watch | None) -> None:
         self.plan, self.collected, self.watch = plan, collected, watch
@@ -51,10 +34,26 @@ class _Batch:
         self.agents = {name: agent for name in names if (agent := plan.context.agents[name]).trainable}
         self.device = next((agent.device for agent in self.agents.values()), torch.device("cpu"))
         self._steps: list[defaultdict[str, float]] = []
-        self._optimizers: dict[str, float] = {}
-        self._weights = torch.zeros(3, dtype=torch.float64)  # of importance: sum, sum of squares, number
+        self._weights = torch.zeros(3, dtype=torch.float64)  # importance weights: sum, sum of squares, number
 
-    def minibatches(self) -> Iterator[Tensor]:
+    def run(self, *, update: bool) -> dict[str, float]:
+        """Learn, and give the metrics. With ``update=False`` gradients are left on the parameters.
+
+        Raises:
+            DovetailError: A loss or a gradient is not finite; the weights are as before the optimizer step.
+        """
+        optimizers: dict[str, float] = {}
+        for rows in self._minibatches():
+            with timed(self.collected.seconds, "learn"):
+                self._accumulate(rows)
+            if update:
+                with timed(self.collected.seconds, "optimizer"):
+                    for name, agent in self.agents.items():
+                        prefix = "" if len(self.agents) == 1 else f"{name}/"
+                        optimizers.update({f"{prefix}{key}": value for key, value in agent.update().items()})
+        return {**self._metrics(), **optimizers}
+
+    def _minibatches(self) -> Iterator[Tensor]:
         graph, rollouts = self.plan.graph, self.collected.rollouts
         counted = self.collected.valid & (rollouts.sampled.lengths > 0)
         if self.plan.context.settings.mask_truncated:
@@ -65,7 +64,7 @@ class _Batch:
             shuffled = rows[torch.randperm(len(rows), generator=generator)] if graph.minibatches > 1 else rows
             yield from (piece for piece in torch.tensor_split(shuffled, graph.minibatches) if len(piece))
 
-    def accumulate(self, rows: Tensor) -> None:
+    def _accumulate(self, rows: Tensor) -> None:
         """Leave the gradients of an optimizer step on these rows on the parameters."""
         rollouts, context = self.collected.rollouts, self.plan.context
         counts = StepCounts(rollouts.sampled.lengths[rows], rollouts.groups[rows])
@@ -83,11 +82,6 @@ class _Batch:
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
 
-    def update(self) -> None:
-        for name, agent in self.agents.items():
-            prefix = "" if len(self.agents) == 1 else f"{name}/"
-            self._optimizers.update({f"{prefix}{key}": value for key, value in agent.update().items()})
-
     def add(self, name: str, share: Tensor) -> None:
         """Add a micro-batch's share of a metric."""
         self._steps[-1][name] += share.item()
@@ -97,7 +91,7 @@ class _Batch:
         weights = weights.double().cpu()
         self._weights += torch.stack([weights.sum(), weights.square().sum(), torch.tensor(float(len(weights)))])
 
-    def metrics(self) -> dict[str, float]:
+    def _metrics(self) -> dict[str, float]:
         metrics = {} if self._steps else {"loss": 0.0}
         for name in sorted({name for step in self._steps for name in step}):
             shares = [step[name] for step in self._steps if name in step]
@@ -105,19 +99,19 @@ class _Batch:
         total, squares, count = self._weights.tolist()
         if count:
             metrics["effective_sample_size"] = total * total / (count * squares)
-        return {**metrics, **self._optimizers}
+        return metrics
 
 
 class _MicroBatch(Execution):
     """Rows of an optimizer step, run with gradients; ``places`` are their places among its rows."""
 
-    def __init__(self, batch: _Batch, rows: Tensor, counts: StepCounts, places: Tensor) -> None:
+    def __init__(self, learning: Learning, rows: Tensor, counts: StepCounts, places: Tensor) -> None:
         values: dict[str, Outputs] = defaultdict(dict)
-        for ref in batch.plan.carried:
-            values[ref.node][ref.port] = take(batch.collected.values[ref.node][ref.port], rows, batch.device)
-        super().__init__(batch.plan, batch.plan.learn, batch.watch, values)
-        self._batch, self._counts, self._places = batch, counts, places
-        self._rollouts: Rollouts = self.read(batch.plan.rollouts)
+        for ref in learning.plan.carried:
+            values[ref.node][ref.port] = take(learning.collected.values[ref.node][ref.port], rows, learning.device)
+        super().__init__(learning.plan, learning.plan.learn, learning.watch, values)
+        self._learning, self._counts, self._places = learning, counts, places
+        self._rollouts: Rollouts = self.read(learning.plan.rollouts)
 
     def loss(self) -> Tensor:
         """The share of these rows in the loss of their step."""
@@ -127,7 +121,7 @@ class _MicroBatch(Execution):
         if not all(isinstance(share, Tensor) and share.ndim == 0 for share in shares):
             raise DovetailError("a loss must be a loss part, or an @dt.op that returns dt.LossTerms")
         loss = torch.stack(shares).sum()
-        self._batch.add("loss", loss)
+        self._learning.add("loss", loss)
         return loss
 
     def operate(self, node: Node, inputs: dict[str, Any]) -> Outputs:
@@ -144,13 +138,13 @@ class _MicroBatch(Execution):
         if node.op.function:
             check_terms(node, terms, self._rollouts.sampled)
         share = reduce_terms(terms, self._counts, self._places)
-        self._batch.add(f"loss/{node.name}", share)
+        self._learning.add(f"loss/{node.name}", share)
         for name, metric in terms.metrics.items():
             self._add_mean(f"{node.op.part.name if node.op.part else node.name}/{name}", metric)
         return share
 
     def _add_mean(self, name: str, metric: Ragged | Tensor) -> None:
-        self._batch.add(name, mean_share(metric, self._counts, self._places))
+        self._learning.add(name, mean_share(metric, self._counts, self._places))
 
     def _sampler_statistics(self) -> None:
         """How far the policy is from the one that sampled: KL by the k3 estimator, effective sample size, entropy."""
@@ -162,7 +156,7 @@ class _MicroBatch(Execution):
         if self._rollouts.sampled_logprobs is not None:
             gap = logprobs - self._rollouts.sampled_logprobs
             self._add_mean("kl_to_sampler", gap.exp() - 1 - gap)
-            self._batch.add_weights(gap.values.clamp(-20, 20).exp())
+            self._learning.add_weights(gap.values.clamp(-20, 20).exp())
 
     def forward(self, agent: Any, rollouts: Rollouts, wanted: Collection[str]) -> Outputs:
         return forward(agent, rollouts, wanted)

@@ -1,12 +1,14 @@
-"""Calling rewards: deadlines, failures row by row, episodes as rewards, and the check of what comes back."""
+"""Calling rewards beside the training thread: deadlines, failures row by row, episodes, and what comes back."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import math
+import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import attrs
@@ -17,7 +19,38 @@ from dovetail.errors import DovetailError
 from dovetail.messages import Message, Task
 from dovetail.parts import Part, hookimpl, line_of
 from dovetail.rollouts import Invalid, RewardStatus, Rollouts, Scores, Tasks
-from dovetail.runtime.offload import Offloader
+
+
+class Offloader:
+    """Starts work and gives futures. A call that hangs is left behind in a daemon thread and never blocks the exit."""
+
+    def submit(self, work: Coroutine[Any, Any, Any] | Callable[[], Any]) -> Future[Any]:
+        """Run a coroutine on the shared event loop, or a blocking call in a thread of its own."""
+        if asyncio.iscoroutine(work):
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        threading.Thread(target=_call, args=(work, future), name="dovetail-offload", daemon=True).start()
+        return future
+
+    @functools.cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, name="dovetail-loop", daemon=True).start()
+        return loop
+
+    def close(self) -> None:
+        """Stop the event loop."""
+        if "_loop" in vars(self):
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            del self._loop
+
+
+def _call(function: Callable[[], Any], future: Future[Any]) -> None:
+    try:
+        future.set_result(function())
+    except BaseException as error:  # the waiting thread decides what it means
+        future.set_exception(error)
 
 
 class PendingScores:

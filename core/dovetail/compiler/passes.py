@@ -7,7 +7,7 @@ from dovetail.errors import RecipeError, did_you_mean
 from dovetail.graph.complete import complete
 from dovetail.graph.graph import Graph
 from dovetail.graph.node import Node, Ref
-from dovetail.graph.ops import FORWARD_OPS, part_op, total_op
+from dovetail.graph.ops import FORWARD_OPS, GENERATE, part_op, total_op
 from dovetail.graph.types import AGENT
 from dovetail.parts import HOOKS_BY_KIND
 from dovetail.runtime.scoring import episode_reward
@@ -58,7 +58,7 @@ def check_learning(graph: Graph, context: Context) -> Graph:
     Raises:
         RecipeError: A group estimator with groups of one.
     """
-    generators = [node for node in graph if node.op.name == "generate"]
+    generators = [node for node in graph if node.op is GENERATE]
     for node in graph:
         part = node.op.part
         traits = getattr(part.instance, "traits", ()) if part else ()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dovetail.errors import PartError
 from dovetail.graph.node import Node
+from dovetail.graph.ops import FACTS
 from dovetail.graph.types import SCALAR
 from dovetail.ragged import Ragged
 from dovetail.results import Advantages, LossTerms
@@ -80,18 +81,12 @@ def total(node: Node, inputs: Mapping[str, Scores]) -> Outputs:
 
 
 def estimate(node: Node, inputs: Mapping[str, Any], rollouts: Rollouts) -> Outputs:
-    """Call an estimator on the valid rows; the others get advantage 0.
-
-    Raises:
-        PartError: What it returned has another length, or is not finite.
-    """
+    """Call an estimator on the valid rows, and check what it returned; the other rows get advantage 0."""
     part, rewards = node.op.part, inputs.get("rewards")
     assert part is not None
     valid = rewards.valid if isinstance(rewards, Scores) else torch.ones(len(rollouts), dtype=torch.bool)
     kept = take(rollouts, valid)
-    facts = {
-        name: getattr(kept, name) for name in part.asks_for("estimate") if name not in inputs and hasattr(kept, name)
-    }
+    facts = {name: getattr(kept, name) for name in part.asks_for("estimate") if name in FACTS}
     result = part.call("estimate", {**facts, **take(inputs, valid)})
     if not isinstance(result, Advantages):
         result = Advantages(result)
@@ -121,11 +116,7 @@ def _per_token(node: Node, what: str, value: Any, shape: Ragged) -> Ragged:
 
 
 def loss_terms(node: Node, inputs: Mapping[str, Any], rollouts: Rollouts) -> LossTerms:
-    """Call a loss part on a micro-batch.
-
-    Raises:
-        PartError: It did not return LossTerms that fit, or a term is not finite.
-    """
+    """Call a loss part on a micro-batch, and check what it returned."""
     part, shape = node.op.part, rollouts.sampled
     assert part is not None
     available = {"sampled_logprobs": rollouts.sampled_logprobs, **inputs}
@@ -134,11 +125,7 @@ def loss_terms(node: Node, inputs: Mapping[str, Any], rollouts: Rollouts) -> Los
 
 
 def check_terms(node: Node, result: Any, shape: Ragged) -> LossTerms:
-    """Check what a loss returned.
-
-    Raises:
-        PartError: See :func:`loss_terms`.
-    """
+    """Refuse what are no finite terms over the sampled tokens or rows of ``shape``."""
     if not isinstance(result, LossTerms):
         raise broken(node, f"returned {type(result).__name__}", "return dovetail.LossTerms(terms, reduction)")
     _per_token(node, "terms", result.terms, shape)
@@ -158,11 +145,7 @@ def start_function(node: Node, inputs: Mapping[str, Any]) -> Any:
 
 
 def read_outputs(node: Node, result: Any, inputs: Mapping[str, Any]) -> Outputs:
-    """What a function returned, by port; a tensor made of scores carries their validity on.
-
-    Raises:
-        PartError: A named output is missing.
-    """
+    """What a function returned, by port; a tensor made of scores carries their validity on."""
     outputs = dict(result) if isinstance(result, dict) and "out" not in node.op.outputs else {node.output: result}
     for port in node.op.outputs:
         if port not in outputs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import time
 from collections import defaultdict
@@ -17,11 +16,11 @@ from dovetail.graph.node import Node, Ref
 from dovetail.graph.ops import FORWARD_OPS
 from dovetail.ragged import Ragged
 from dovetail.rollouts import Rollouts, Scores
-from dovetail.runtime.evaluate import Outputs, arithmetic, broken, read_outputs, start_function
+from dovetail.runtime.evaluate import Outputs, arithmetic, broken, read_outputs, start_function, total
 
-Pending = Callable[[], Outputs]  # waits for work beside the training thread
+Forward = Callable[[Any, Rollouts, Collection[str]], Outputs]  # agent, rollouts, operations: values by operation
 
-_PHASES = {"logprobs": "forward", "values": "forward", "entropy": "forward", "total": "rewards"}
+_PHASES = {"total": "rewards", **dict.fromkeys(FORWARD_OPS, "forward")}
 
 
 @contextlib.contextmanager
@@ -71,16 +70,15 @@ def _statistics(values: Tensor) -> str:
     return f" mean {values.mean():.4g} std {values.std(correction=0):.4g}"
 
 
-class Execution(abc.ABC):
-    """Nodes run in order, each on the outputs of those before it.
+class Execution:
+    """Nodes run in order, each on the outputs of those before it; ``values`` holds the outputs of each by port."""
 
-    ``values`` holds the outputs of each by port, or a function that waits for them.
-    """
-
-    def __init__(self, plan: Plan, nodes: Sequence[Node], watch: Watch | None, values: Mapping[str, Outputs]) -> None:
-        self.plan, self.nodes, self.watch = plan, nodes, watch
-        self.values: dict[str, Any] = dict(values)
+    def __init__(
+        self, plan: Plan, nodes: Sequence[Node], values: dict[str, Outputs], forward: Forward, watch: Watch | None
+    ) -> None:
+        self.plan, self.nodes, self.values, self.watch = plan, nodes, values, watch
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._forward = forward
         self._passes: dict[tuple[Ref, Ref], Outputs] = {}
 
     def run(self) -> None:
@@ -94,10 +92,8 @@ class Execution(abc.ABC):
                     self.watch.leave(node, self.outputs(node.name))
 
     def outputs(self, name: str) -> Outputs:
-        """The outputs of a node that has run; those still being computed are awaited."""
-        if callable(self.values[name]):
-            self.values[name] = self.values[name]()
-        return self.values[name]  # type: ignore[no-any-return]
+        """Of a node that has run."""
+        return self.values[name]
 
     def read(self, ref: Ref) -> Any:
         value = self.outputs(ref.node).get(ref.port)
@@ -105,19 +101,16 @@ class Execution(abc.ABC):
             raise broken(self.plan.graph[ref.node], f"gave no {ref.port!r}")
         return value
 
-    @abc.abstractmethod
-    def operate(self, node: Node, inputs: dict[str, Any]) -> Outputs | Pending:
-        """Do what a node says."""
-
-    @abc.abstractmethod
-    def forward(self, agent: Any, rollouts: Rollouts, wanted: Collection[str]) -> Outputs:
-        """Values of the ``wanted`` operations, by name."""
-
-    def operate_anywhere(self, node: Node, inputs: dict[str, Any]) -> Outputs:
-        """Do what is the same in both halves: functions, model passes, arithmetic."""
+    def operate(self, node: Node, inputs: dict[str, Any]) -> Outputs:
+        """Do what both halves can: functions, model passes, detaching, arithmetic."""
         if node.op.function:
             return read_outputs(node, start_function(node, inputs), inputs)
-        return self._model_pass(node, inputs) if node.op.name in FORWARD_OPS else arithmetic(node, inputs)
+        if node.op.name in FORWARD_OPS:
+            return self._model_pass(node, inputs)
+        if node.op.name == "frozen":
+            live = inputs["live"]
+            return {"out": live.detach() if isinstance(live, Ragged | Tensor) else live}
+        return total(node, inputs) if node.op.name == "total" else arithmetic(node, inputs)
 
     def _model_pass(self, node: Node, inputs: dict[str, Any]) -> Outputs:
         """One pass serves all nodes that read the same agent and rollouts, unless the mode is eager."""
@@ -126,6 +119,6 @@ class Execution(abc.ABC):
             twins = [node] if eager else self.nodes
             wanted = {n.op.name for n in twins if (n.inputs.get("agent"), n.inputs.get("completions")) == source}
             agent = self.plan.context.agents[source[0].node]
-            self._passes[source] = self.forward(agent, inputs["completions"], wanted)
+            self._passes[source] = self._forward(agent, inputs["completions"], wanted)
         passed = self._passes[source]
         return {port: passed[node.op.name if port == "out" else port] for port in node.op.outputs}

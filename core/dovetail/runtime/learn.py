@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -109,7 +109,7 @@ class _MicroBatch(Execution):
         values: dict[str, Outputs] = defaultdict(dict)
         for ref in learning.plan.carried:
             values[ref.node][ref.port] = take(learning.collected.values[ref.node][ref.port], rows, learning.device)
-        super().__init__(learning.plan, learning.plan.learn, learning.watch, values)
+        super().__init__(learning.plan, learning.plan.learn, values, forward, learning.watch)
         self._learning, self._counts, self._places = learning, counts, places
         self._rollouts: Rollouts = self.read(learning.plan.rollouts)
 
@@ -125,12 +125,8 @@ class _MicroBatch(Execution):
         return loss
 
     def operate(self, node: Node, inputs: dict[str, Any]) -> Outputs:
-        if node.op.name == "frozen":
-            return {"out": inputs["live"].detach()}
-        if node.op.part:
-            outputs: Outputs = {"out": loss_terms(node, inputs, self._rollouts)}
-        else:
-            outputs = self.operate_anywhere(node, inputs)
+        part = node.op.part
+        outputs = {"out": loss_terms(node, inputs, self._rollouts)} if part else super().operate(node, inputs)
         return {port: self._share(node, v) if isinstance(v, LossTerms) else v for port, v in outputs.items()}
 
     def _share(self, node: Node, terms: LossTerms) -> Tensor:
@@ -157,6 +153,3 @@ class _MicroBatch(Execution):
             gap = logprobs - self._rollouts.sampled_logprobs
             self._add_mean("kl_to_sampler", gap.exp() - 1 - gap)
             self._learning.add_weights(gap.values.clamp(-20, 20).exp())
-
-    def forward(self, agent: Any, rollouts: Rollouts, wanted: Collection[str]) -> Outputs:
-        return forward(agent, rollouts, wanted)

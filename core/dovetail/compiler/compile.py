@@ -138,5 +138,7 @@ def compile(
     simplify = () if context.eager else (fold, merge_common, drop_dead)
     for step in (bind, check_learning, *simplify, require_agents):
         graph = step(graph, context).check()
+    if not context.eager:
+        context.notes.append("fuse: no row kernels in this graph")
     plan = partition(graph, context)
     return Compiled(plan if context.eager else schedule(plan))

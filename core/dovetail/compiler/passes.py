@@ -16,11 +16,7 @@ _NEUTRAL = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}
 
 
 def bind(graph: Graph, context: Context) -> Graph:
-    """Fill the rewards slot and wire the implicit ports.
-
-    Raises:
-        RecipeError: An agent is unknown, or the slot stays empty.
-    """
+    """Fill the rewards slot and wire the implicit ports; a RecipeError tells what is unknown or missing."""
     agents = [name for name, kind in graph.input_types().items() if kind == AGENT]
     for name in context.agents:
         if name not in agents:
@@ -54,9 +50,6 @@ def check_learning(graph: Graph, context: Context) -> Graph:
 
     A part tells of itself by a ``traits`` attribute: ``sequence_ratio`` (a loss whose ratio is one number for a
     sequence), ``normalises`` (an estimator that divides by a standard deviation).
-
-    Raises:
-        RecipeError: A group estimator with groups of one.
     """
     generators = [node for node in graph if node.op is GENERATE]
     for node in graph:
@@ -146,11 +139,7 @@ def drop_dead(graph: Graph, context: Context) -> Graph:
 
 
 def require_agents(graph: Graph, context: Context) -> Graph:
-    """Refuse a graph that still reads an agent that was not given.
-
-    Raises:
-        RecipeError: It does.
-    """
+    """Refuse a graph that still reads an agent that was not given."""
     for name, kind in graph.input_types().items():
         readers = graph.readers(name)
         if kind == AGENT and readers and name not in context.agents:

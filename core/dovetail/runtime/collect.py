@@ -41,9 +41,8 @@ class Collected(Execution):
         super().__init__(plan, plan.collect, given, self._forward_all, watch)
         self.seed, self._offloader = seed, offloader
         self._settings = plan.context.settings
-        self._running: dict[
-            str, tuple[Node, Outputs, Any]
-        ] = {}  # node, its inputs, what is computed beside this thread
+        # What is computed beside this thread: the node, its inputs, and the work to wait for.
+        self._running: dict[str, tuple[Node, Outputs, Any]] = {}
         self._rewards: dict[str, Scores] = {}  # by label
 
     def run(self) -> None:
@@ -71,8 +70,8 @@ class Collected(Execution):
             metrics[f"reward/{label}"] = _mean(scores.values[scores.valid], empty=math.nan)
             metrics[f"invalid/{label}"] = 1 - _mean(scores.valid, empty=1)
         for node in self.nodes:
-            if node.op.name == "total":
-                total: Scores = self.values[node.name]["out"]
+            total = self.values[node.name].get("out") if node.op.name == "total" else None
+            if isinstance(total, Scores):
                 good = total.values[total.valid]
                 metrics["reward"] = _mean(good, empty=math.nan)
                 metrics["reward_std"] = good.std().item() if len(good) > 1 else 0.0

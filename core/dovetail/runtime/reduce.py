@@ -13,22 +13,13 @@ from dovetail.results import LossTerms
 
 @attrs.frozen(eq=False)
 class StepCounts:
-    """What the denominators of one optimizer step are made of, over all of its micro-batches.
+    """What the denominators of one optimizer step are made of, over all of its micro-batches."""
 
-    Args:
-        lengths: ``[B]`` int64, tokens of each row that carry loss; rows without any count nowhere.
-        groups: ``[B]`` int64, the prompt of each row.
-    """
-
-    lengths: Tensor
-    groups: Tensor
+    lengths: Tensor  # [B] int64, tokens of each row that carry loss; rows without any count nowhere
+    groups: Tensor  # [B] int64, the prompt of each row
 
     def row_weights(self, reduction: str, norm: float | None) -> Tensor:
-        """``[B]`` float64, the weight of every token of a row; they are all that a reduction is.
-
-        Raises:
-            DovetailError: The tag is unknown, or its norm is missing.
-        """
+        """``[B]`` float64, the weight of every token of a row; they are all that a reduction is."""
         lengths = self.lengths.double()
         filled = (lengths > 0).double()
         sequences = max(int(filled.sum()), 1)

@@ -46,11 +46,7 @@ class Collected(Execution):
         self._rewards: dict[str, Scores] = {}  # by label
 
     def run(self) -> None:
-        """Run once.
-
-        Raises:
-            TooManyInvalid: More rows than ``max_invalid`` have no valid reward.
-        """
+        """Run once; TooManyInvalid tells if more rows than ``max_invalid`` have no valid reward."""
         super().run()
         values = {name: self.outputs(name) for name in self.values}
         rollouts, *_ = [self.read(ref) for ref in (self.plan.rollouts, *self.plan.carried)]

@@ -32,11 +32,7 @@ def timed(seconds: defaultdict[str, float], phase: str) -> Iterator[None]:
 
 
 class Watch:
-    """Is told of each node: keeps a line of its outputs, and stops Python's debugger at breakpoints.
-
-    Raises:
-        RecipeError: A breakpoint names no node.
-    """
+    """Is told of each node: keeps a line of its outputs, and stops Python's debugger at breakpoints."""
 
     def __init__(self, graph: Graph, breakpoints: Iterable[str] = ()) -> None:
         self._breakpoints = {graph[name].name for name in breakpoints}

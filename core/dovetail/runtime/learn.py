@@ -37,11 +37,7 @@ class Learning:
         self._weights = torch.zeros(3, dtype=torch.float64)  # importance weights: sum, sum of squares, number
 
     def run(self, *, update: bool) -> dict[str, float]:
-        """Learn, and give the metrics. With ``update=False`` gradients are left on the parameters.
-
-        Raises:
-            DovetailError: A loss or a gradient is not finite; the weights are as before the optimizer step.
-        """
+        """Learn, and give the metrics; errors and ``update`` as for ``Compiled.learn``."""
         optimizers: dict[str, float] = {}
         for rows in self._minibatches():
             with timed(self.collected.seconds, "learn"):

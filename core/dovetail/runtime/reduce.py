@@ -42,11 +42,12 @@ class StepCounts:
 
 def reduce_terms(terms: LossTerms, counts: StepCounts, rows: Tensor) -> Tensor:
     """The share of the rows ``rows`` ``[b]`` of a step in its loss; the shares of all micro-batches add up to it."""
-    weights = counts.row_weights(terms.reduction, terms.norm)[rows]
+    values = terms.terms.values if isinstance(terms.terms, Ragged) else terms.terms
+    weights = counts.row_weights(terms.reduction, terms.norm)[rows].to(values.device)
     if isinstance(terms.terms, Ragged):
-        values, weights = terms.terms.values, weights[terms.terms.row_ids]
+        weights = weights[terms.terms.row_ids]
     else:  # a row that does not count is left out, whatever it holds
-        values, weights = terms.terms[weights > 0], weights[weights > 0]
+        values, weights = values[weights > 0], weights[weights > 0]
     return (values * weights.to(values.dtype)).sum()
 
 

@@ -62,11 +62,7 @@ class PendingScores:
         self._future = offloader.submit(scoring if part.is_async("score") else functools.partial(_finish, scoring))
 
     def result(self) -> Scores:
-        """Wait, at most until the deadline. Rows without an answer are TIMEOUT.
-
-        Raises:
-            PartError: The part broke its contract for the whole batch.
-        """
+        """Wait, at most until the deadline; rows without an answer are TIMEOUT. A PartError tells of a broken part."""
         try:
             return self._future.result(max(0.0, self._deadline - time.monotonic()))  # type: ignore[no-any-return]
         except TimeoutError:
@@ -107,16 +103,11 @@ def _reason(error: Exception) -> str:
 
 
 def check_scores(part: Part, result: Any, rows: int) -> Scores:
-    """Read what a reward returned.
-
-    Raises:
-        PartError: Not a number for each sequence.
-    """
+    """Read what a reward returned; a PartError tells if it is not a number for each sequence."""
     if isinstance(result, Scores):
         result = result.values
-    broken = functools.partial(
-        part.error, hint=f"return {rows} finite numbers, or dovetail.Invalid(reason) for one that cannot be given"
-    )
+    hint = f"return {rows} finite numbers, or dovetail.Invalid(reason) for one that cannot be given"
+    broken = functools.partial(part.error, hint=hint)
     if isinstance(result, str | bytes | Mapping) or not hasattr(result, "__len__"):
         raise broken(f"returned {type(result).__name__} {result!r:.60}")
     if isinstance(result, Tensor) and result.ndim != 1:
@@ -147,10 +138,7 @@ def _read(value: Any) -> tuple[float, str | None]:
 
 @attrs.frozen
 class EpisodeReward:
-    """The reward of an environment as a reward part: an episode is one completion, the step after the task's reset.
-
-    An episode that raises makes its sample INVALID, with the reason.
-    """
+    """The reward of an environment, as a reward part: reset with the task, one step with the completion."""
 
     environment: Part
 

@@ -67,6 +67,12 @@ def test_samples_without_a_score_are_invalid_never_zero():
     assert collected.metrics["reward/patchy"] == 1.0
 
 
+def test_an_invalid_sample_needs_no_reason():
+    """An empty reason is one too."""
+    collected = compiled([lambda texts: [dt.Invalid(""), 1.0]], max_invalid=1.0).collect(prompts=["a"])
+    assert collected.valid.tolist() == [False, True]
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 def test_one_row_that_raises_costs_the_others_nothing(is_async):
     """Rows are scored again one by one; the reason names the user's line."""
@@ -305,6 +311,82 @@ def test_rewards_and_ops_compose_in_a_recipe():
         assert metrics["loss"] == pytest.approx(2 * metrics["loss/clipped_loss"] + metrics["loss/penalty"], abs=1e-6)
         assert any(line.startswith("doubled: ") for line in run.trace)
         run.close()
+
+
+def test_operations_mean_what_they_say():
+    """A tensor minus scores, plain values for unannotated parameters, a function that bears a built-in name, inputs."""
+
+    @dt.op
+    def entropy(rewards):
+        return rewards.new_full(rewards.shape, 3.0)
+
+    @dt.op
+    async def weights(logprobs: dt.Ragged) -> {first: torch.Tensor, second: torch.Tensor}:
+        return {"first": logprobs.sum(), "second": logprobs.sum() * 0 + 2}
+
+    @dt.op
+    def scaled(logprobs: dt.Ragged, weight: torch.Tensor, strength):
+        return dt.LossTerms(logprobs * 0 + weight * strength)
+
+    @dt.recipe
+    def odd(policy, prompts, strength):
+        completions = dt.generate(policy, prompts, samples=2)
+        policy_logprobs = dt.logprobs(policy, prompts, completions)
+        length = dt.reward("length", weight=0.5, target=100, rollout=completions, name="length")
+        flipped = dt.op(lambda logprobs: logprobs.sum() * 0 + 1)(policy_logprobs) - length
+        dt.advantages("group", entropy(flipped) - flipped, name="advantages")
+        losses = weights(policy_logprobs)
+        dt.set_loss(scaled(policy_logprobs, losses.second, strength, name="scaled"))
+
+    @dt.algorithm(using=odd)
+    def graded(graph):
+        dt.add_loss(dt.loss("clipped", graph.advantages, graph.logprobs, name="clipped"))
+
+    for mode in ("auto", "eager"):
+        run = dt.compile(graded, policy=tiny_policy(), sampling=SHORT, mode=mode)
+        collected = run.collect(prompts=["a", "b"], strength=0.25)
+        metrics = run.learn(collected)
+        assert metrics["loss/scaled"] == pytest.approx(0.5)
+        assert metrics["reward/length"] == pytest.approx(-0.96)
+        assert collected.values["length"]["out"].values.tolist() == pytest.approx([-0.48] * 4)
+        assert collected.values["sub"]["out"].values.tolist() == pytest.approx([1.48] * 4)
+        assert collected.values["entropy"]["out"].values.tolist() == [3.0] * 4
+        run.close()
+
+
+def test_what_a_part_or_function_owes_is_told():
+    """An estimator without returns for a value loss, an async function without an answer."""
+
+    @dt.algorithm(using=dt.recipes["grpo"])
+    def with_critic(graph, value_model):
+        dt.add_loss(dt.loss("value", dt.values(value_model, graph.prompts, graph.completions)))
+
+    critic = tiny_policy(head="value", seed=4)
+    run = dt.compile(with_critic, policy=tiny_policy(), value_model=critic, rewards=[lowercase], sampling=SHORT)
+    with pytest.raises(PartError, match="advantages part 'group': gave no 'returns'"):
+        run.run(prompts=["a"])
+
+    @dt.op
+    async def hangs(rewards):
+        await asyncio.Event().wait()
+
+    @dt.algorithm(using=dt.recipes["grpo"])
+    def waiting(graph):
+        graph.rewards.replace_with(hangs(graph.rewards))
+
+    chosen = dt.TrainSettings(sampling=SHORT, reward_timeout=0.2)
+    run = dt.compile(waiting, policy=tiny_policy(), rewards=[lowercase], settings=chosen)
+    with pytest.raises(PartError, match=r"op 'hangs' gave no answer within 0\.2 s"):
+        run.run(prompts=["a"])
+
+
+def test_nodes_that_share_a_model_pass_are_watched_too():
+    """Each has its line in the trace, and stops at its breakpoint."""
+    run = dt.compile(
+        dt.recipes["grpo"], policy=tiny_policy(), rewards=[lowercase], entropy_coef=0.01, group_size=2, sampling=SHORT
+    )
+    run.run(prompts=["a"], trace=True)
+    assert any(line.startswith("policy_logprobs@entropy: out [2 rows") for line in run.trace)
 
 
 def test_breakpoints_stop_at_a_node(monkeypatch):

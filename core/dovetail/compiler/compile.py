@@ -2,63 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import attrs
 
-from dovetail.compiler.bind import bind, require_agents
-from dovetail.compiler.checks import check_learning
-from dovetail.compiler.partition import partition
-from dovetail.compiler.plan import Context, Pass, Plan
-from dovetail.compiler.schedule import schedule
-from dovetail.compiler.simplify import drop_dead, fold, fuse, merge_common
+from dovetail.compiler.passes import bind, check_learning, drop_dead, fold, merge_common, require_agents
+from dovetail.compiler.plan import Context, Plan, partition, schedule
 from dovetail.errors import RecipeError, did_you_mean
 from dovetail.graph.graph import Graph
 from dovetail.graph.recipe import Recipe, as_recipe
 from dovetail.graph.types import AGENT
 from dovetail.parts import Part
 from dovetail.registry import as_part
-from dovetail.runtime.collect import Collected, Collector
-from dovetail.runtime.learn import Learner
-from dovetail.runtime.observe import Watch
-from dovetail.runtime.offload import Offloader
+from dovetail.runtime.collect import Collected
+from dovetail.runtime.execute import Watch
+from dovetail.runtime.learn import Learning
+from dovetail.runtime.scoring import Offloader
 from dovetail.sampling import Sampling
 from dovetail.settings import TrainSettings
 
-SIMPLIFY: tuple[Pass, ...] = (fold, merge_common, drop_dead)
-Mode = Literal["auto", "eager"]
-
 
 class Compiled:
-    """A recipe bound to its agents.
+    """A recipe bound to its agents. ``run`` does one step; ``trace`` holds the lines of the last traced one."""
 
-    ``run`` does one step. ``explain`` tells what each pass did. ``graph`` can be drawn.
-    """
-
-    def __init__(self, plan: Plan, context: Context, settings: TrainSettings, mode: Mode) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.mode = mode
-        self.settings = settings
-        self._context = context
-        self._offloader = Offloader()
-        self._collector = Collector(plan, context, settings, self._offloader)
-        self._learner = Learner(plan, context, settings)
-        self._steps = 0
         self.trace: list[str] = []
+        self._offloader = Offloader()
+        self._steps = 0
 
     @property
     def graph(self) -> Graph:
+        """What runs, for drawing."""
         return self.plan.graph
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the static checks advise against."""
-        return tuple(self._context.warnings)
+        return tuple(self.plan.context.warnings)
 
     def explain(self) -> str:
         """A line for each thing that a pass did, and the warnings of the static checks."""
-        return "\n".join([*self._context.notes, *(f"warning: {line}" for line in self._context.warnings)])
+        return "\n".join([*self.plan.context.notes, *(f"warning: {line}" for line in self.warnings)])
 
     def run(
         self, *, trace: bool = False, breakpoints: Iterable[str] = (), seed: int | None = None, **data: Any
@@ -75,8 +61,7 @@ class Compiled:
             Metrics: ``loss``, ``reward/…``, ``kl_to_sampler``, times, …
         """
         watch = Watch(self.graph, breakpoints) if trace or breakpoints else None
-        collected = self.collect(seed=seed, watch=watch, **data)
-        metrics = self.learn(collected, watch=watch)
+        metrics = self.learn(self.collect(seed=seed, watch=watch, **data), watch=watch)
         self.trace = watch.lines if watch else []
         return metrics
 
@@ -85,24 +70,8 @@ class Compiled:
 
         Raises:
             RecipeError: An input is missing or unknown.
+            TooManyInvalid: More rows than ``max_invalid`` have no valid reward.
         """
-        self._check_data(data)
-        seed = self.settings.seed * 1_000_003 + self._steps if seed is None else seed
-        return self._collector.run(data, seed, share_passes=self.mode != "eager", observe=watch)
-
-    def learn(self, collected: Collected, *, update: bool = True, watch: Watch | None = None) -> dict[str, float]:
-        """The second half. With ``update=False`` gradients are left on the parameters and no optimizer steps."""
-        seed = self.settings.seed * 1_000_003 + self._steps
-        learnt = self._learner.run(collected, seed, share_passes=self.mode != "eager", update=update, observe=watch)
-        self._steps += 1
-        seconds = {f"time/{name}": value for name, value in collected.seconds.items()}
-        return {**collected.metrics, **learnt, **seconds}
-
-    def seed_step(self, step: int) -> None:
-        """Say which step comes next: what is drawn in it depends on the seed and this number alone."""
-        self._steps = step
-
-    def _check_data(self, data: Mapping[str, Any]) -> None:
         wanted = [name for name, kind in self.graph.input_types().items() if kind != AGENT and self.graph.readers(name)]
         for name in data:
             if name not in wanted:
@@ -110,6 +79,24 @@ class Compiled:
         for name in wanted:
             if name not in data:
                 raise RecipeError(f"the input {name!r} is missing", hint=f"compiled.run({name}=…)")
+        seed = self.plan.context.settings.seed * 1_000_003 + self._steps if seed is None else seed
+        collected = Collected(self.plan, data, seed, self._offloader, watch)
+        collected.run()
+        return collected
+
+    def learn(self, collected: Collected, *, update: bool = True, watch: Watch | None = None) -> dict[str, float]:
+        """The second half. With ``update=False`` gradients are left on the parameters and no optimizer steps.
+
+        Raises:
+            DovetailError: A loss or a gradient is not finite; the weights are as before the optimizer step.
+        """
+        learnt = Learning(self.plan, collected, watch).run(update=update)
+        self._steps += 1
+        return {**collected.metrics, **learnt, **{f"time/{name}": value for name, value in collected.seconds.items()}}
+
+    def seed_step(self, step: int) -> None:
+        """Say which step comes next: what is drawn in it depends on the seed and this number alone."""
+        self._steps = step
 
     def close(self) -> None:
         """Stop what runs beside."""
@@ -121,7 +108,7 @@ def compile(
     *,
     rewards: Sequence[Any] = (),
     environment: Part | None = None,
-    mode: Mode = "auto",
+    mode: Literal["auto", "eager"] = "auto",
     settings: TrainSettings | None = None,
     sampling: Sampling | None = None,
     **agents_and_options: Any,
@@ -141,19 +128,17 @@ def compile(
         RecipeError: The recipe, or what it was given, does not fit.
     """
     recipe = as_recipe(algorithm)
+    agents = {name: value for name, value in agents_and_options.items() if name in recipe.inputs}
     options = {name: value for name, value in agents_and_options.items() if name not in recipe.inputs}
-    graph = recipe(**options).trace()
     settings = settings or TrainSettings()
-    context = Context(
-        agents={name: value for name, value in agents_and_options.items() if name in recipe.inputs},
-        rewards=tuple(as_part("rewards", reward) for reward in rewards),
-        environment=environment,
-        sampling=sampling or settings.sampling,
-    )
-    passes = (bind, check_learning, *(() if mode == "eager" else (*SIMPLIFY, fuse)), require_agents)
-    for step in passes:
+    settings = attrs.evolve(settings, sampling=sampling or settings.sampling)
+    parts = tuple(as_part("rewards", reward) for reward in rewards)
+    context = Context(agents, settings, parts, environment, eager=mode == "eager")
+    graph = recipe(**options).trace()
+    simplify = () if context.eager else (fold, merge_common, drop_dead)
+    for step in (bind, check_learning, *simplify, require_agents):
         graph = step(graph, context).check()
-    plan = partition(graph, context, share_live=mode != "eager")
-    if mode != "eager":
-        plan = schedule(plan, context)
-    return Compiled(plan, context, attrs.evolve(settings, sampling=context.sampling), mode)
+    if not context.eager:
+        context.notes.append("fuse: no row kernels in this graph")
+    plan = partition(graph, context)
+    return Compiled(plan if context.eager else schedule(plan))

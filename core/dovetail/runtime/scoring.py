@@ -1,92 +1,100 @@
-"""Calling rewards: deadlines, failures row by row, and the check of what comes back."""
+"""Calling rewards beside the training thread: deadlines, failures row by row, episodes, and what comes back."""
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import math
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
-from dovetail.errors import DovetailError, PartError
-from dovetail.parts import Part, line_of
-from dovetail.rollouts import Invalid, RewardStatus, Rollouts, Scores
-from dovetail.runtime.offload import Offloader
+from dovetail.errors import DovetailError
+from dovetail.messages import Message, Task
+from dovetail.parts import Part, hookimpl, line_of
+from dovetail.rollouts import Invalid, RewardStatus, Rollouts, Scores, Tasks
 
-_WHOLE_BATCH = {"groups", "rollouts"}
+
+class Offloader:
+    """Starts work and gives futures. A call that hangs is left behind in a daemon thread and never blocks the exit."""
+
+    def submit(self, work: Coroutine[Any, Any, Any] | Callable[[], Any]) -> Future[Any]:
+        """Run a coroutine on the shared event loop, or a blocking call in a thread of its own."""
+        if asyncio.iscoroutine(work):
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        threading.Thread(target=_call, args=(work, future), name="dovetail-offload", daemon=True).start()
+        return future
+
+    @functools.cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, name="dovetail-loop", daemon=True).start()
+        return loop
+
+    def close(self) -> None:
+        """Stop the event loop."""
+        if "_loop" in vars(self):
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            del self._loop
+
+
+def _call(function: Callable[[], Any], future: Future[Any]) -> None:
+    try:
+        future.set_result(function())
+    except BaseException as error:  # the waiting thread decides what it means
+        future.set_exception(error)
 
 
 class PendingScores:
     """A reward that is being computed beside the training thread."""
 
     def __init__(self, part: Part, rollouts: Rollouts, offloader: Offloader, timeout: float) -> None:
-        self._part = part
-        self._rows = len(rollouts)
-        self._timeout = timeout
-        self._started = time.monotonic()
-        self._future: Future[Any] = _start(part, rollouts, offloader)
+        self._rows, self._timeout, self._deadline = len(rollouts), timeout, time.monotonic() + timeout
+        scoring = _score(part, rollouts)
+        self._future = offloader.submit(scoring if part.is_async("score") else functools.partial(_finish, scoring))
 
     def result(self) -> Scores:
-        """Wait, at most until the deadline. Rows without an answer are TIMEOUT.
-
-        Raises:
-            PartError: The part broke its contract for the whole batch.
-        """
-        remaining = max(0.0, self._started + self._timeout - time.monotonic())
+        """Wait, at most until the deadline; rows without an answer are TIMEOUT. A PartError tells of a broken part."""
         try:
-            return self._future.result(remaining)  # type: ignore[no-any-return]
-        except FutureTimeout:
+            return self._future.result(max(0.0, self._deadline - time.monotonic()))  # type: ignore[no-any-return]
+        except TimeoutError:
             self._future.cancel()
-            reason = f"no answer within {self._timeout:g} s"
-            return Scores.failed(self._rows, reason, RewardStatus.TIMEOUT)
+            return Scores.failed(self._rows, f"no answer within {self._timeout:g} s", RewardStatus.TIMEOUT)
 
 
-def _start(part: Part, rollouts: Rollouts, offloader: Offloader) -> Future[Any]:
-    if part.is_async("score"):
-        return offloader.submit_async(_score_async(part, rollouts))
-    return offloader.submit(lambda: _score(part, rollouts))
-
-
-def facts_of(rollouts: Rollouts, names: Sequence[str]) -> dict[str, Any]:
-    """What a part may read off the rollouts; only what it asks for is decoded."""
-    return {name: rollouts if name == "rollouts" else getattr(rollouts, name) for name in names}
-
-
-def _call(part: Part, rollouts: Rollouts) -> Any:
-    return part.instance.score(**facts_of(rollouts, part.asks_for("score")))
-
-
-def _score(part: Part, rollouts: Rollouts) -> Scores:
+async def _score(part: Part, rollouts: Rollouts) -> Scores:
+    asked = part.asks_for("score")
     try:
-        result = _call(part, rollouts)
+        result = part.instance.score(**{n: rollouts if n == "rollouts" else getattr(rollouts, n) for n in asked})
+        if part.is_async("score"):
+            result = await result
     except DovetailError:
         raise
     except Exception as error:
-        if not _row_by_row(part, rollouts):
+        # One bad row must not cost the others their score, unless the part needs to see them together.
+        if len(rollouts) <= 1 or {"groups", "rollouts"} & set(asked):
             return Scores.failed(len(rollouts), _reason(error))
-        return _stack([_score(part, rollouts.select([row])) for row in range(len(rollouts))])
+        rows = [await _score(part, rollouts.select([row])) for row in range(len(rollouts))]
+        reasons = {row: scores.reasons[0] for row, scores in enumerate(rows) if scores.reasons}
+        return Scores(torch.cat([s.values for s in rows]), torch.cat([s.status for s in rows]), reasons)
     return check_scores(part, result, len(rollouts))
 
 
-async def _score_async(part: Part, rollouts: Rollouts) -> Scores:
+def _finish(scoring: Coroutine[Any, Any, Scores]) -> Scores:
+    """Run the coroutine of a blocking reward, which never waits, without a loop: the reward may start its own."""
     try:
-        result = await _call(part, rollouts)
-    except DovetailError:
-        raise
-    except Exception as error:
-        if not _row_by_row(part, rollouts):
-            return Scores.failed(len(rollouts), _reason(error))
-        return _stack([await _score_async(part, rollouts.select([row])) for row in range(len(rollouts))])
-    return check_scores(part, result, len(rollouts))
-
-
-def _row_by_row(part: Part, rollouts: Rollouts) -> bool:
-    """One bad row must not cost the others their score, unless the part needs to see them together."""
-    return len(rollouts) > 1 and not _WHOLE_BATCH & set(part.asks_for("score"))
+        scoring.send(None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    raise AssertionError("a blocking reward has awaited something")
 
 
 def _reason(error: Exception) -> str:
@@ -94,53 +102,63 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" + (f" at {place}" if place else "")
 
 
-def _stack(pieces: list[Scores]) -> Scores:
-    reasons = {row: piece.reasons[0] for row, piece in enumerate(pieces) if piece.reasons}
-    return Scores(torch.cat([p.values for p in pieces]), torch.cat([p.status for p in pieces]), reasons)
-
-
 def check_scores(part: Part, result: Any, rows: int) -> Scores:
-    """Read what a reward returned.
-
-    Raises:
-        PartError: Not a number for each sequence.
-    """
+    """Read what a reward returned; a PartError tells if it is not a number for each sequence."""
     if isinstance(result, Scores):
         result = result.values
-    if isinstance(result, str | bytes | Mapping) or not (isinstance(result, Tensor) or hasattr(result, "__len__")):
-        raise _broken(part, f"returned {type(result).__name__} {_short(result)}", rows)
+    hint = f"return {rows} finite numbers, or dovetail.Invalid(reason) for one that cannot be given"
+    broken = functools.partial(part.error, hint=hint)
+    if isinstance(result, str | bytes | Mapping) or not hasattr(result, "__len__"):
+        raise broken(f"returned {type(result).__name__} {result!r:.60}")
     if isinstance(result, Tensor) and result.ndim != 1:
-        raise _broken(part, f"returned a tensor of shape {list(result.shape)}", rows)
+        raise broken(f"returned a tensor of shape {list(result.shape)}")
     if len(result) != rows:
-        raise _broken(part, f"returned {len(result)} values for {rows} sequences", rows)
+        raise broken(f"returned {len(result)} values for {rows} sequences")
     values, status, reasons = torch.empty(rows), torch.zeros(rows, dtype=torch.uint8), {}
     for row, value in enumerate(result.tolist() if isinstance(result, Tensor) else result):
-        values[row], reason = _read(part, value, row, rows)
-        if reason:
+        try:
+            values[row], reason = _read(value)
+        except (TypeError, ValueError):
+            raise broken(f"returned {type(value).__name__} {value!r:.60} for sequence {row}") from None
+        if reason is not None:
             status[row], reasons[row] = int(RewardStatus.INVALID), reason
     return Scores(values, status, reasons)
 
 
-def _read(part: Part, value: Any, row: int, rows: int) -> tuple[float, str]:
+def _read(value: Any) -> tuple[float, str | None]:
+    """A score, and why it cannot be used. What is no number raises."""
     if isinstance(value, Invalid):
         return math.nan, value.reason
     if value is None:
         return math.nan, "returned None"
-    try:
-        if isinstance(value, str | bytes):
-            raise TypeError
-        number = float(value)
-    except (TypeError, ValueError):
-        raise _broken(part, f"returned {type(value).__name__} {_short(value)} for sequence {row}", rows) from None
-    return (number, "") if math.isfinite(number) else (math.nan, f"returned {number}")
+    if isinstance(value, str | bytes):
+        raise TypeError
+    return float(value), None if math.isfinite(value) else f"returned {float(value)}"
 
 
-def _broken(part: Part, problem: str, rows: int) -> PartError:
-    return part.error(
-        problem, hint=f"return {rows} finite numbers, or dovetail.Invalid(reason) for one that cannot be given"
-    )
+@attrs.frozen
+class EpisodeReward:
+    """The reward of an environment, as a reward part: reset with the task, one step with the completion."""
+
+    environment: Part
+
+    @hookimpl
+    async def score(self, texts: Sequence[str], tasks: Tasks) -> list[float | Invalid]:
+        episodes = (self._episode(text, row, task) for row, (text, task) in enumerate(zip(texts, tasks, strict=True)))
+        return list(await asyncio.gather(*episodes))
+
+    async def _episode(self, text: str, row: int, task: Task) -> float | Invalid:
+        try:
+            environment = await self.environment.instance.make()
+            try:
+                await environment.reset(seed=row, task=task)
+                return float((await environment.step(Message("assistant", text))).reward)
+            finally:
+                await environment.close()
+        except Exception as error:  # any failure of an episode makes this sample invalid, never 0
+            return Invalid(_reason(error))
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+def episode_reward(environment: Part) -> Part:
+    """An environment as a reward part, for recipes of one turn."""
+    return attrs.evolve(environment, kind="rewards", instance=EpisodeReward(environment))

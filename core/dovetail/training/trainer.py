@@ -29,9 +29,7 @@ from dovetail.parts import PartManager, check_options
 from dovetail.registry import as_part
 from dovetail.rollouts import Rollouts, Tasks
 from dovetail.runtime.collect import Collected
-from dovetail.runtime.episodes import EpisodeReward
-from dovetail.runtime.offload import Offloader
-from dovetail.runtime.scoring import PendingScores
+from dovetail.runtime.scoring import Offloader, PendingScores, episode_reward
 from dovetail.settings import DataSettings, TrainSettings
 from dovetail.training import checkpoint
 from dovetail.training.data import Batches, encode_rows, read_rows
@@ -206,7 +204,7 @@ class Trainer:
         if not tasks:
             raise DataError(f"the test split of the environment {environment.name!r} is empty")
         greedy = attrs.evolve(settings.sampling, temperature=0.0)
-        reward = attrs.evolve(environment, kind="rewards", instance=EpisodeReward(environment))
+        reward = episode_reward(environment)
         scores, lengths = [], []
         with contextlib.closing(Offloader()) as offloader:
             for start in range(0, len(tasks), EVALUATION_BATCH):

@@ -9,9 +9,10 @@ import torch
 
 from dovetail.parts import Part
 from dovetail.rollouts import Rollouts, Scores
-from dovetail.runtime.offload import Offloader
-from dovetail.runtime.scoring import PendingScores
+from dovetail.runtime.scoring import Offloader, PendingScores
 from dovetail_testing.samples import tiny_rollouts
+
+_CONTEXT = {"groups", "rollouts"}
 
 
 def checks(

@@ -1,0 +1,120 @@
+"""Running the nodes of half a plan in their order: values by port, shared model passes, times, and who watches."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from dovetail.compiler.plan import Plan
+from dovetail.graph.graph import Graph
+from dovetail.graph.node import Node, Ref
+from dovetail.graph.ops import FORWARD_OPS
+from dovetail.ragged import Ragged
+from dovetail.rollouts import Rollouts, Scores
+from dovetail.runtime.evaluate import Outputs, arithmetic, broken, read_outputs, start_function, total
+
+Forward = Callable[[Any, Rollouts, Collection[str]], Outputs]  # agent, rollouts, operations: values by operation
+
+_PHASES = {"total": "rewards", **dict.fromkeys(FORWARD_OPS, "forward")}
+
+
+@contextlib.contextmanager
+def timed(seconds: defaultdict[str, float], phase: str) -> Iterator[None]:
+    """Add the time inside to a phase."""
+    started = time.perf_counter()
+    yield
+    seconds[phase] += time.perf_counter() - started
+
+
+class Watch:
+    """Is told of each node: keeps a line of its outputs, and stops Python's debugger at breakpoints."""
+
+    def __init__(self, graph: Graph, breakpoints: Iterable[str] = ()) -> None:
+        self._breakpoints = {graph[name].name for name in breakpoints}
+        self._started = 0.0
+        self.lines: list[str] = []
+
+    def enter(self, node: Node, inputs: Mapping[str, Any]) -> None:
+        if node.name in self._breakpoints:
+            breakpoint()  # noqa: T100 - the user asked for it; `node` and `inputs` are at hand
+        self._started = time.perf_counter()
+
+    def leave(self, node: Node, outputs: Mapping[str, Any]) -> None:
+        seconds = time.perf_counter() - self._started
+        shown = ", ".join(f"{port} {_describe(value)}" for port, value in outputs.items())
+        self.lines.append(f"{node.name}: {shown} ({seconds * 1e3:.1f} ms)")
+
+
+def _describe(value: Any) -> str:
+    """Shape, mean and spread of a value."""
+    if isinstance(value, Scores):
+        return f"[{len(value)}]{_statistics(value.values[value.valid])}, {int((~value.valid).sum())} invalid"
+    if isinstance(value, Ragged):
+        return f"[{len(value)} rows, {len(value.values)} tokens]{_statistics(value.values)}"
+    return f"{list(value.shape)}{_statistics(value)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _statistics(values: Tensor) -> str:
+    if not values.numel() or not values.dtype.is_floating_point:
+        return ""
+    values = values.detach().double()
+    return f" mean {values.mean():.4g} std {values.std(correction=0):.4g}"
+
+
+class Execution:
+    """Nodes run in order, each on the outputs of those before it; ``values`` holds the outputs of each by port."""
+
+    def __init__(
+        self, plan: Plan, nodes: Sequence[Node], values: dict[str, Outputs], forward: Forward, watch: Watch | None
+    ) -> None:
+        self.plan, self.nodes, self.values, self.watch = plan, nodes, values, watch
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._forward = forward
+        self._passes: dict[tuple[Ref, Ref], Outputs] = {}
+
+    def run(self) -> None:
+        for node in self.nodes:
+            with timed(self.seconds, _PHASES.get(node.op.name, node.op.label if node.op.function else node.op.name)):
+                inputs = {port: self.read(ref) for port, ref in node.inputs.items() if ref.node in self.values}
+                if self.watch:
+                    self.watch.enter(node, inputs)
+                self.values[node.name] = self.operate(node, inputs)
+                if self.watch:
+                    self.watch.leave(node, self.outputs(node.name))
+
+    def outputs(self, name: str) -> Outputs:
+        """Of a node that has run."""
+        return self.values[name]
+
+    def read(self, ref: Ref) -> Any:
+        value = self.outputs(ref.node).get(ref.port)
+        if value is None:
+            raise broken(self.plan.graph[ref.node], f"gave no {ref.port!r}")
+        return value
+
+    def operate(self, node: Node, inputs: dict[str, Any]) -> Outputs:
+        """Do what both halves can: functions, model passes, detaching, arithmetic."""
+        if node.op.function:
+            return read_outputs(node, start_function(node, inputs), inputs)
+        if node.op.name in FORWARD_OPS:
+            return self._model_pass(node, inputs)
+        if node.op.name == "frozen":
+            live = inputs["live"]
+            return {"out": live.detach() if isinstance(live, Ragged | Tensor) else live}
+        return total(node, inputs) if node.op.name == "total" else arithmetic(node, inputs)
+
+    def _model_pass(self, node: Node, inputs: dict[str, Any]) -> Outputs:
+        """One pass serves all nodes that read the same agent and rollouts, unless the mode is eager."""
+        source, eager = (node.inputs["agent"], node.inputs["completions"]), self.plan.context.eager
+        if eager or source not in self._passes:
+            twins = [node] if eager else self.nodes
+            wanted = {n.op.name for n in twins if (n.inputs.get("agent"), n.inputs.get("completions")) == source}
+            agent = self.plan.context.agents[source[0].node]
+            self._passes[source] = self._forward(agent, inputs["completions"], wanted)
+        passed = self._passes[source]
+        return {port: passed[node.op.name if port == "out" else port] for port in node.op.outputs}

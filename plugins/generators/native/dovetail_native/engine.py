@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from dovetail_native.rng import uniform
 from dovetail_native.sampler import choose
 
 _AHEAD = 32  # random numbers drawn at a time
+_WORTH_THREADS = 2e7  # multiplications in one product; below, waking a second thread costs more than it does
 
 
 class Engine:
@@ -52,28 +55,59 @@ class Engine:
         limits = torch.full((len(prompts),), self._sampling.max_tokens, device=self._device)
         if self._context is not None:
             limits = torch.minimum(limits, self._context - prompts.lengths)
-        count, most, soonest = len(prompts) * samples, int(limits.max()), int(limits.min())
         limits = limits.repeat_interleave(samples)
-        batch = _Batch(self, prompts, samples, most, seeds[:count].to(self._device))
-        tokens = torch.zeros((count, most), dtype=torch.int64, device=self._device)
-        logprobs = torch.zeros((count, most), device=self._device)
-        lengths, stopped = limits.clone(), torch.zeros(count, dtype=torch.bool, device=self._device)
-        for step in range(most):
-            chosen, scores = batch.draw(step)
-            rows = batch.rows
-            tokens[rows, step], logprobs[rows, step] = chosen, scores
-            if len(self._stops) and step + 1 > self._sampling.min_tokens:
-                ended = torch.isin(chosen, self._stops) & batch.alive
-                lengths[rows[ended]] = step + 1
-                stopped[rows[ended]] = True
-                batch.alive &= ~ended
-            if step + 1 >= soonest:
-                batch.alive &= limits[rows] > step + 1
-            if not batch.compact():
-                break
-            batch.advance(tokens[batch.rows, step], step)
-        kept = torch.arange(most, device=self._device) < lengths[:, None]
-        return tokens[kept].cpu(), logprobs[kept].cpu(), lengths.cpu(), stopped.cpu()
+        batch = _Batch(self, prompts, samples, int(limits.max()), seeds[: len(limits)].to(self._device))
+        drawn = _Drawn(limits)
+        with self._fit_threads(len(limits)):
+            for step in range(int(limits.max())):
+                batch.alive &= ~drawn.add(step, batch.rows, *batch.draw(step), self._stops_after(step))
+                if not batch.compact():
+                    break
+                batch.advance(drawn.tokens[batch.rows, step], step)
+        return drawn.flat()
+
+    def _stops_after(self, step: int) -> Tensor | None:
+        return self._stops if len(self._stops) and step + 1 > self._sampling.min_tokens else None
+
+    @contextlib.contextmanager
+    def _fit_threads(self, rows: int) -> Iterator[None]:
+        """One thread while a decode step's products are small; it depends on sizes alone, so numbers repeat."""
+        threads, width = torch.get_num_threads(), self._model.config.get_text_config().hidden_size
+        small = self._device.type == "cpu" and 2 * rows * width**2 < _WORTH_THREADS
+        try:
+            torch.set_num_threads(1 if small else threads)
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+class _Drawn:
+    """What has been drawn for each row, in buffers as long as the longest limit."""
+
+    def __init__(self, limits: Tensor) -> None:
+        self._limits, self._soonest = limits, int(limits.min())
+        self.tokens = torch.zeros((len(limits), int(limits.max())), dtype=torch.int64, device=limits.device)
+        self._logprobs = torch.zeros(self.tokens.shape, device=limits.device)
+        self._lengths = limits.clone()
+        self._stopped = torch.zeros(len(limits), dtype=torch.bool, device=limits.device)
+
+    def add(self, step: int, rows: Tensor, tokens: Tensor, logprobs: Tensor, stops: Tensor | None) -> Tensor:
+        """Write the ``step``-th token of these rows; ``[rows]`` bool, which have ended with it.
+
+        A row that has ended before keeps its end, whatever is drawn for it until it leaves the batch.
+        """
+        self.tokens[rows, step], self._logprobs[rows, step] = tokens, logprobs
+        ended = torch.zeros_like(rows, dtype=torch.bool)
+        if stops is not None:
+            ended = torch.isin(tokens, stops) & (self._lengths[rows] > step)
+            self._lengths[rows[ended]] = step + 1
+            self._stopped[rows[ended]] = True
+        return ended if step + 1 < self._soonest else ended | (self._limits[rows] <= step + 1)
+
+    def flat(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tokens and log-probs of all rows in a line, the rows' lengths, and which met a stop token."""
+        kept = torch.arange(self.tokens.shape[1], device=self.tokens.device) < self._lengths[:, None]
+        return self.tokens[kept].cpu(), self._logprobs[kept].cpu(), self._lengths.cpu(), self._stopped.cpu()
 
 
 class _Batch:

@@ -78,4 +78,4 @@ def test_the_core_stays_in_its_size(capsys):
 
 
 # The aim is 5,000. This is where the core stands; a change may lower it, not raise it.
-CEILING = 9000
+CEILING = 6700

@@ -217,16 +217,15 @@ class Agent:
                 stack.enter_context(torch.autocast(self.device.type, dtype=getattr(torch, self.autocast)))
             yield
 
-    def hidden(self, tokens: Tensor, mask: Tensor, positions: Tensor | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Last hidden states ``[B, T, D]`` of ``tokens`` ``[B, T]``, padded on the right.
 
-        The mask says what is no padding, ``[B, T]``, or which token attends to which, ``[B, 1, T, T]``. Positions
-        ``[B, T]`` are the columns if they are not given.
+        A mask ``[B, 1, T, T]`` says which token attends to which; without it, to all before. Positions ``[B, T]`` are
+        the columns if they are not given.
         """
         # transformers recomputes activations only in training mode; dropout is off in either.
         self.model.train(self.gradient_checkpointing and torch.is_grad_enabled())
         placed = {} if positions is None else {"position_ids": positions}
-        mask = mask.long() if mask.ndim == 2 else mask
         with self._passing():
             output = self._causal.base_model(input_ids=tokens, attention_mask=mask, use_cache=False, **placed)
         hidden: Tensor = output.last_hidden_state
@@ -247,7 +246,7 @@ class Agent:
     def _checked_head(self) -> Head:
         tokens = torch.arange(min(8, self._causal.config.get_text_config().vocab_size), device=self.device)[None]
         with torch.no_grad(), self._passing():
-            hidden = self.hidden(tokens, torch.ones_like(tokens))
+            hidden = self.hidden(tokens)
             return models.checked_head(self._causal, self.name, tokens, hidden)
 
     def value(self, hidden: Tensor) -> Tensor:

@@ -151,7 +151,7 @@ def checked_head(model: Any, name: str, tokens: Tensor, hidden: Tensor) -> Head:
 
 
 @torch.no_grad()
-def takes_attention_mask(model: Any, hidden: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> bool:
+def takes_attention_mask(model: Any, hidden: Callable[..., Tensor]) -> bool:
     """Whether a model reads two rows with one prompt as one sequence, tried on a few tokens.
 
     False where attention is windowed, where its implementation takes no mask, or where a state runs along the sequence.
@@ -162,7 +162,7 @@ def takes_attention_mask(model: Any, hidden: Callable[[Tensor, Tensor, Tensor | 
         return False
     device = next(model.parameters()).device
     rows = torch.tensor([[0, 1, 2, 3], [0, 1, 4, 5]], device=device)
-    apart = hidden(rows, torch.ones_like(rows), None)
+    apart = hidden(rows)
     positions = torch.tensor([[0, 1, 2, 3, 2, 3]], device=device)
     mask = torch.ones((6, 6), dtype=torch.bool, device=device).tril()
     mask[4:, 2:4] = False

@@ -85,8 +85,8 @@ class Packed:
 
     Attributes:
         tokens: ``[P, W]`` int64, a bundle a line, padded on the right with 0.
-        mask: ``[P, W]`` bool of what is no padding; or, if a bundle has several rows, ``[P, 1, W, W]`` bool of which
-            token attends to which.
+        mask: ``[P, 1, W, W]`` bool of which token attends to which; None if no bundle has several rows. Causality then
+            says it all: the padding is on the right, where no token looks.
         positions: ``[P, W]`` int64, a token's place in its own row; None if that is its column.
         place: ``[N]`` int64, for each token of the rows, its place among the ``P * W``.
     """
@@ -107,21 +107,20 @@ class Packed:
         )
         own = tokens.positions >= prompt
         self.place = line * width + tokens.positions + torch.where(own, start, 0)
+        self.mask: Tensor | None = None
+        self.positions: Tensor | None = None
         self.tokens = self._laid(tokens.values.long(), len(together), width, 0)
-        filled = self._laid(torch.ones_like(line), len(together), width, 0).bool()
-        self.mask, self.positions = filled, None
         if len(rows) > len(together):
             self.positions = self._laid(tokens.positions, len(together), width, 0)
-            self.mask = _attention(self._laid(torch.where(own, branch, 0), len(together), width, -1), filled)
+            self.mask = _attention(self._laid(torch.where(own, branch, 0), len(together), width, -1))
 
     def _laid(self, values: Tensor, lines: int, width: int, fill: int) -> Tensor:
         return values.new_full((lines * width,), fill).index_copy_(0, self.place, values).view(lines, width)
 
 
-def _attention(branch: Tensor, filled: Tensor) -> Tensor:
-    """``[P, 1, W, W]``: what came before, if it is of the prompt (branch 0) or of one's own row."""
+def _attention(branch: Tensor) -> Tensor:
+    """``[P, 1, W, W]``: what came before, if it is of the prompt (branch 0) or of one's own row (padding is -1)."""
     width = branch.shape[1]
     before = torch.ones((width, width), dtype=torch.bool, device=branch.device).tril()
     related = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
-    # Padding attends to itself, because a softmax over nothing is NaN.
-    return (before & related & filled[:, None, :] | torch.eye(width, dtype=torch.bool, device=branch.device))[:, None]
+    return (before & related)[:, None]

@@ -29,6 +29,12 @@ class Context:
     notes: list[str] = attrs.field(factory=list)
     warnings: list[str] = attrs.field(factory=list)
 
+    @property
+    def micro_batch_tokens(self) -> int:
+        """The budget of a forward pass, as set or by the device."""
+        on_cpu = all(agent.device.type == "cpu" for agent in self.agents.values())
+        return self.settings.micro_batch_tokens or (4_096 if on_cpu else 16_384)
+
     def sampling_of(self, node: Node) -> Sampling:
         """The run's sampling with a generate node's own options."""
         own = {key: value for key, value in node.options.items() if key != "samples"}

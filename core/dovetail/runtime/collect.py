@@ -134,7 +134,7 @@ class Collected(Execution):
         return Rollouts.single_turn(prompts, generated, tasks, samples=samples, **facts)
 
     def _forward_all(self, agent: Any, rollouts: Rollouts, wanted: Collection[str]) -> Outputs:
-        outputs = forward_all(agent, rollouts, wanted, self._settings.micro_batch_tokens)
+        outputs = forward_all(agent, rollouts, wanted, self.plan.context.micro_batch_tokens)
         return {name: value.to("cpu") for name, value in outputs.items()}
 
 

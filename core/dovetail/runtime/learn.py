@@ -64,7 +64,7 @@ class Learning:
         """Leave the gradients of an optimizer step on these rows on the parameters."""
         rollouts, context = self.collected.rollouts, self.plan.context
         counts = StepCounts(rollouts.sampled.lengths[rows], rollouts.groups[rows])
-        budget = sys.maxsize if context.eager else context.settings.micro_batch_tokens
+        budget = sys.maxsize if context.eager else context.micro_batch_tokens
         for agent in self.agents.values():
             agent.zero_grad()
         self._steps.append(defaultdict(float))

@@ -60,7 +60,7 @@ class TrainSettings:
     batch_size: int = field(default=8, validator=positive)  #: prompts (or rows of data) for each step
     #: most padded tokens in one forward pass; smaller needs less memory and changes no number; null takes 4,096 on a CPU,
     #: which is faster while it works near its caches, and 16,384 on a GPU
-    micro_batch_tokens: int | None = field(default=None, validator=optional(positive))  # type: ignore[arg-type]
+    micro_batch_tokens: int | None = field(default=None, validator=optional(positive))
     sampling: Sampling = field(factory=Sampling)  #: how completions are drawn
     max_invalid: float = field(
         default=0.1, validator=share

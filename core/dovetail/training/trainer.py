@@ -42,10 +42,20 @@ log = structlog.get_logger()
 class Trainer:
     """Trains agents by a recipe. If something does not fit it is a DovetailError here, before anything has run.
 
-    Tasks come from the ``environment``, which also scores completions, or from ``prompts``; recipes that learn from
-    rows read ``data``, a path or settings. ``rewards`` are for the recipe's slot. ``agents`` are further ones by input
-    name, such as ``value_model``; a reference that is not given is the policy as it was at the start. ``settings`` may
-    be given one by one as well, such as ``batch_size=16``. The run's folder is ``runs/<recipe>-<time>`` by default.
+    Args:
+        recipe: A recipe, or its name.
+        policy: The agent that learns.
+        agents: Further agents by input name, such as ``value_model``. A reference that is not given is the policy as it
+            was at the start.
+        environment: Gives tasks, and scores completions.
+        prompts: Tasks or texts, instead of an environment.
+        data: Rows of an offline recipe: a path, or settings.
+        rewards: Of the run, for the recipe's slot.
+        loggers: Sinks.
+        extensions: Callbacks.
+        settings: All other settings at once.
+        run_dir: The run's folder; by default ``runs/<recipe>-<time>``.
+        single: Fields of :class:`~dovetail.settings.TrainSettings`, such as ``batch_size=16``.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 python benchmarks/versus_trl.py                      # W1 to W6, about 20 minutes on two cores
 python benchmarks/versus_trl.py --only W1 --rounds 9
+python benchmarks/versus_trl.py --peer plain         # against transformers' generate and plain PyTorch instead
 python benchmarks/versus_trl.py --sweeps             # cost against group size, completion length, prompts
 
 Needs ``pip install -r benchmarks/requirements.txt``. Each side runs in a process of its own; the two take turns, so
@@ -26,7 +27,7 @@ from typing import Any
 import attrs
 from versus.workloads import WORKLOADS, Workload, by_key, write_model
 
-SIDES = ("dovetail", "trl")
+PEERS = ("trl", "plain")
 SWEEPS = {
     "group size": [f"W1,group={size}" for size in (4, 8, 16, 32)],
     "completion tokens": [f"W1,completion_tokens={count}" for count in (32, 128, 512)],
@@ -49,8 +50,17 @@ def serve(side: str, workload: Workload, model: Path, device: str) -> None:
     for _ in sys.stdin:
         started = time.perf_counter()
         result = next(steps)
+        synchronize(device)
         seconds = time.perf_counter() - started
         print(json.dumps({**result, "seconds": seconds, "peak_mb": peak_mb(device)}), file=out, flush=True)
+
+
+def synchronize(device: str) -> None:
+    """Wait for what a step left running on the device."""
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize(device)
 
 
 def peak_mb(device: str) -> float:
@@ -127,14 +137,21 @@ class Duel:
         """Our peak over theirs."""
         return float(self.ours.steps[-1]["peak_mb"] / self.theirs.steps[-1]["peak_mb"])
 
+    def summary(self) -> dict[str, Any]:
+        """The figures of its row."""
+        return {
+            "workload": self.workload.name, "seconds": self.ours.seconds(), "peer_seconds": self.theirs.seconds(),
+            "throughput": median(self.ratios), "memory": self.memory,
+        }  # fmt: skip
 
-def duel(key: str, rounds: int, device: str) -> Duel:
+
+def duel(key: str, rounds: int, device: str, peer: str) -> Duel:
     """Both sides in turn; the first round warms up and does not count."""
     workload = by_key(key)
     with tempfile.TemporaryDirectory() as folder:
         model = write_model(workload, Path(folder))
-        check_agreement(key, model, device)
-        ours, theirs = (Side(name, key, model, device) for name in SIDES)
+        check_agreement(key, model, device, peer)
+        ours, theirs = (Side(name, key, model, device) for name in ("dovetail", peer))
         try:
             for round_ in range(rounds + 1):
                 for side in (ours, theirs) if round_ % 2 else (theirs, ours):
@@ -146,18 +163,19 @@ def duel(key: str, rounds: int, device: str) -> Duel:
     return Duel(workload, ours, theirs)
 
 
-def check_agreement(key: str, model: Path, device: str) -> None:
+def check_agreement(key: str, model: Path, device: str, peer: str) -> None:
     """Stop unless both sides agree on loss and gradient; in a process of its own, so that no peak is spoilt."""
     command = [sys.executable, __file__, "--agree", "--only", key, "--model", str(model), "--device", device]
+    command += ["--peer", peer]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{key}: the two sides disagree, nothing was timed\n{done.stdout}{done.stderr[-3000:]}")
 
 
-def agree(workload: Workload, model: Path, device: str) -> int:
+def agree(workload: Workload, model: Path, device: str, peer: str) -> int:
     from versus.agreement import TOLERANCE, disagreement
 
-    loss, gradient = disagreement(workload, model, device)
+    loss, gradient = disagreement(workload, model, device, peer)
     print(f"relative difference: loss {loss:.1e}, gradient {gradient:.1e}")
     return 0 if max(loss, gradient) <= TOLERANCE else 1
 
@@ -165,21 +183,23 @@ def agree(workload: Workload, model: Path, device: str) -> int:
 # ---- tables
 
 
-def report(keys: list[str], rounds: int, device: str) -> None:
-    from versus.floor import floor, measure
+def report(keys: list[str], rounds: int, device: str, peer: str, json_file: Path | None) -> None:
+    from versus.floor import floor
+
+    from dovetail_benchmark.machine import measure
 
     machine = measure(device)
     print(
-        f"{describe()}\nmatrix products {machine.flops / 1e9:.0f} GFLOP/s, copies {machine.bandwidth / 1e9:.1f} GB/s\n"
+        f"{describe(peer)}\nmatrix products {machine.flops / 1e9:.0f} GFLOP/s, copies {machine.bandwidth / 1e9:.1f} GB/s\n"
     )
     print(
-        "| workload | dovetail s | TRL s | throughput | pairs | dovetail MB | TRL MB | memory |\n"
+        f"| workload | dovetail s | {peer} s | throughput | pairs | dovetail MB | {peer} MB | memory |\n"
         "|---|---|---|---|---|---|---|---|",
         flush=True,
     )
     duels = []
     for key in keys:
-        found = duel(key, rounds, device)
+        found = duel(key, rounds, device, peer)
         duels.append(found)
         ratios = sorted(found.ratios)
         ours, theirs = found.ours, found.theirs
@@ -189,6 +209,8 @@ def report(keys: list[str], rounds: int, device: str) -> None:
             f"| {found.memory:.2f} |",
             flush=True,
         )
+    if json_file is not None:
+        json_file.write_text(json.dumps([found.summary() for found in duels]))
     mean = math.exp(sum(math.log(median(found.ratios)) for found in duels) / len(duels))
     print(f"\ngeometric mean of throughput: {mean:.2f}\n")
     print("| workload | generate s | of its floor | learn s | of its floor | elsewhere |\n|---|---|---|---|---|---|")
@@ -219,16 +241,16 @@ def sweep(device: str, rounds: int) -> None:
             print(f"| {size} | {side.seconds():.3f} | {side.seconds() / tokens * 1e6:.1f} |", flush=True)
 
 
-def describe() -> str:
+def describe(peer: str) -> str:
+    import importlib.metadata
+
     import torch
-    import transformers
-    import trl
 
     cores = len(os.sched_getaffinity(0))
     return (
         f"{time.strftime('%Y-%m-%d')}, {platform.machine()} with {cores} cores, Python {platform.python_version()}, "
-        f"torch {torch.__version__} ({torch.get_num_threads()} threads), transformers {transformers.__version__}, "
-        f"trl {trl.__version__}"
+        f"torch {torch.__version__} ({torch.get_num_threads()} threads), "
+        + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", *{"trl"} & {peer}))
     )
 
 
@@ -238,18 +260,20 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sweeps", action="store_true")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--peer", choices=PEERS, default="trl", help="plain: transformers and PyTorch alone")
+    parser.add_argument("--json", type=Path, help="also write the figures of the first table here")
+    parser.add_argument("--side", choices=("dovetail", *PEERS), help=argparse.SUPPRESS)
     parser.add_argument("--agree", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
         serve(arguments.side, by_key(arguments.only[0]), arguments.model, arguments.device)
     elif arguments.agree:
-        return agree(by_key(arguments.only[0]), arguments.model, arguments.device)
+        return agree(by_key(arguments.only[0]), arguments.model, arguments.device, arguments.peer)
     elif arguments.sweeps:
         sweep(arguments.device, arguments.rounds)
     else:
-        report(arguments.only, arguments.rounds, arguments.device)
+        report(arguments.only, arguments.rounds, arguments.device, arguments.peer, arguments.json)
     return 0
 
 

@@ -17,7 +17,14 @@ def odd_share(completions: dt.Ragged) -> torch.Tensor:
     return torch.tensor([reward(row.tolist()) for row in completions])
 
 
-def make_trainer(workload: Workload, model: Path, device: str, **agent: Any) -> dt.Trainer:
+def tasks(workload: Workload) -> list[dt.Task]:
+    """Those of the first batch."""
+    return [dt.Task.of(prompt, id=str(row)) for row, prompt in enumerate(prompts(workload)[: workload.prompts])]
+
+
+def make_trainer(
+    workload: Workload, model: Path, device: str, micro_batch_tokens: int = 16384, **agent: Any
+) -> dt.Trainer:
     """The trainer of a workload."""
     if "odd-share" not in list(dt.rewards):
         dt.rewards.register("odd-share", odd_share)
@@ -29,6 +36,7 @@ def make_trainer(workload: Workload, model: Path, device: str, **agent: Any) -> 
         prompts=prompts(workload),
         rewards=[dt.rewards["odd-share"]()],
         batch_size=workload.prompts,
+        micro_batch_tokens=micro_batch_tokens,
         sampling=dt.Sampling(max_tokens=most, min_tokens=least),
         checkpoint_every=0,
         rollouts_every=0,

@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from versus.workloads import LEARNING_RATE, Workload, prompts, reward
+from versus.workloads import LEARNING_RATE, Result, Workload, gradients, perturb, prompts, reward
 
 
 def make_trainer(workload: Workload, model: Path, device: str, callbacks: tuple[Any, ...] = ()) -> Any:
@@ -87,3 +87,17 @@ def steps(workload: Workload, model: Path, device: str) -> Any:
         if failed:
             raise failed[0]
         yield result
+
+
+def loss_and_gradients(workload: Workload, model: Path, device: str, completions: list[list[int]]) -> Result:
+    """Of the first batch, with the policy moved away from the reference."""
+    trainer = make_trainer(workload, model, device)
+    perturb(trainer.model)
+    trainer._generate_single_turn = lambda *arguments, **options: (completions, None)
+    trainer.current_gradient_accumulation_steps = 1
+    chosen = prompts(workload)[: workload.prompts]
+    trainer.model.train()
+    inputs = trainer._generate_and_score_completions([{"prompt": p} for p in chosen for _ in range(workload.group)])
+    loss = trainer.compute_loss(trainer.model, inputs)
+    loss.backward()
+    return float(loss), gradients(trainer.model)

@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 
+Result = tuple[float, dict[str, Any]]  # a loss, and gradients by name
+
 LEARNING_RATE = 1e-6
 PAD, END = 0, 1
 MOST_PROMPTS = 512
@@ -97,8 +99,7 @@ def by_key(key: str) -> Workload:
 def write_model(workload: Workload, folder: Path, seed: int = 0) -> Path:
     """Random weights and a tokenizer whose words are the tokens, in the Hugging Face layout."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     model = workload.model
     torch.manual_seed(seed)
@@ -108,7 +109,15 @@ def write_model(workload: Workload, folder: Path, seed: int = 0) -> Path:
         pad_token_id=PAD, eos_token_id=END, bos_token_id=None,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({word(token): token for token in range(model.vocabulary)}, unk_token=word(2)))
+    return write_tokenizer(model.vocabulary, folder)
+
+
+def write_tokenizer(vocabulary: int, folder: Path) -> Path:
+    """A tokenizer whose words are the tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({word(token): token for token in range(vocabulary)}, unk_token=word(2)))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=words, pad_token=word(PAD), eos_token=word(END)).save_pretrained(folder)
     return folder
@@ -130,3 +139,36 @@ def prompts(workload: Workload, seed: int = 0) -> list[str]:
 def reward(tokens: Any) -> float:
     """The share of odd token ids: cheap, and different for every completion."""
     return sum(token % 2 for token in tokens) / max(len(tokens), 1)
+
+
+# ---- one batch, for comparisons of loss and gradient
+
+
+def completions(workload: Workload) -> list[list[int]]:
+    """Random completions of a batch; those shorter than the most end with the end token."""
+    import torch
+
+    draw = torch.Generator().manual_seed(1)
+    least, most = workload.completion_tokens
+    rows = []
+    for _ in range(workload.prompts * workload.group):
+        length = int(torch.randint(least, most + 1, (), generator=draw))
+        row = torch.randint(2, workload.model.vocabulary, (length,), generator=draw).tolist()
+        rows.append([*row[:-1], END] if length < most else row)
+    return rows
+
+
+def perturb(model: Any) -> None:
+    """Move the policy away from the reference, so that a KL penalty has something to say."""
+    import torch
+
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=draw).to(parameter)
+            parameter.add_(noise, alpha=0.1 * float(parameter.std()) if parameter.numel() > 1 else 0.0)
+
+
+def gradients(model: Any) -> dict[str, Any]:
+    """Copies on the CPU, by name."""
+    return {name: parameter.grad.detach().cpu() for name, parameter in model.named_parameters()}

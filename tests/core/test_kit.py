@@ -41,6 +41,15 @@ def test_without_the_kit_its_name_tells_what_to_install(monkeypatch):
         importlib.import_module("dovetail.testing")
 
 
+def test_without_the_benchmarks_their_name_tells_what_to_install(monkeypatch):
+    """Likewise."""
+    for module in [name for name in sys.modules if name.startswith(("dovetail.benchmark", "dovetail_benchmark"))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "meta_path", [Refuser(["dovetail-benchmark"]), *sys.meta_path])
+    with pytest.raises(UserError, match=r'pip install "dovetail\[benchmark\]"'):
+        importlib.import_module("dovetail.benchmark")
+
+
 def test_without_the_kit_dovetail_new_tells_what_to_install(monkeypatch, capsys):
     """The command is the kit's."""
     monkeypatch.setattr(catalog, "entries", lambda: ())

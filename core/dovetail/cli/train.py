@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from typing import Any
 
 from dovetail.errors import UserError
 
@@ -14,6 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a value")
     parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
     parser.add_argument("--steps", type=int, help="train until this step; by default what the configuration says")
+    parser.add_argument("--profile", action="store_true", help="write a trace of a few steps into the run's folder")
     parser.add_argument("--ignore-lock", action="store_true", help="resume although plugin versions differ")
 
 
@@ -24,8 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if (arguments.config is None) == (arguments.resume is None):
         raise UserError("give either a configuration or --resume RUN", hint="dovetail train --help")
-    if arguments.resume and arguments.set:
-        raise UserError("--set cannot change a run that is resumed", hint="start a new run")
+    if arguments.resume and (arguments.set or arguments.profile):
+        raise UserError("--set and --profile cannot change a run that is resumed", hint="start a new run")
     configure_logging()
     if arguments.resume:
         from dovetail.training.trainer import Trainer
@@ -34,11 +36,24 @@ def run(arguments: argparse.Namespace) -> int:
         config = load(f"{arguments.resume}/config.json")
     else:
         config = load(arguments.config, arguments.set)
-        trainer = build(config)
+        trainer = build(_with_profile(config) if arguments.profile else config)
     trainer.fit(arguments.steps or config.steps)
     reason = f" ({trainer.run.stop_reason})" if trainer.run.stop_reason else ""
     print(f"{trainer.run.step} steps done{reason}; the run is in {trainer.run.directory}")
     return 0
+
+
+def _with_profile(config: Any) -> Any:
+    import attrs
+
+    from dovetail.config.schema import PartConfig
+    from dovetail.registry import registry
+
+    if any(part.use == "profile" for part in config.extensions):
+        return config
+    if "profile" not in registry("extensions"):
+        raise UserError("--profile needs a part that is not installed", hint='pip install "dovetail[benchmark]"')
+    return attrs.evolve(config, extensions=(*config.extensions, PartConfig("profile")))
 
 
 def configure_logging() -> None:

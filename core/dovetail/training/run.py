@@ -26,6 +26,7 @@ class Run:
     name: str  #: of the recipe
     step: int = attrs.field(default=0, init=False)  #: steps done
     steps: int = attrs.field(default=0, init=False)  #: steps planned
+    compiled: Any = attrs.field(default=None, init=False)  #: what runs: its graph, its plan, its agents
     stop_reason: str | None = attrs.field(default=None, init=False)  #: set by :meth:`stop`
 
     def __attrs_post_init__(self) -> None:

@@ -98,6 +98,7 @@ class Trainer:
         self._batches = self._make_batches()
         run_dir = run_dir or f"runs/{self.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.run = Run(Path(run_dir), self.recipe.name)
+        self.run.compiled = self.compiled
         named = [*filter(None, [self.environment]), *self.rewards, *self.loggers, *self.extensions]
         graph_parts = [node.op.part for node in self.compiled.graph if node.op.part and node.op.name != "reward"]
         self.parts = [*named, *graph_parts, policy.generator]

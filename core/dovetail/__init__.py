@@ -13,9 +13,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ragged": "Ragged",
-    "messages": "Environment Message StepResult StopReason SyncEnvironment Task ToolCall ToolSpec",
+    "messages": "Environment Message StepResult StopReason SyncEnvironment Task Tasks ToolCall ToolSpec",
     "sampling": "Sampling",
-    "rollouts": "Advantages Generated Invalid LossTerms Origin RewardStatus Rollouts Scores Tasks",
+    "rollouts": "Advantages Generated Invalid LossTerms Origin RewardStatus Rollouts Scores",
     "errors": "DovetailError UserError PartError RecipeError ConfigError DataError",
     "parts": "Part hookimpl",
     "graph.recipe": "Recipe algorithm recipe",

@@ -20,9 +20,9 @@ import pluggy
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dovetail.messages import Environment, Message, Task
+    from dovetail.messages import Environment, Message, Task, Tasks
     from dovetail.ragged import Ragged
-    from dovetail.rollouts import Advantages, Generated, Invalid, LossTerms, Rollouts, Tasks
+    from dovetail.rollouts import Advantages, Generated, Invalid, LossTerms, Rollouts
     from dovetail.sampling import Sampling
 
 hookspec = pluggy.HookspecMarker("dovetail")
@@ -115,6 +115,8 @@ class RewardSpecs:
         Returns B finite numbers; ``dovetail.Invalid(reason)`` in the place of one that cannot be given. A row that
         raises or is not finite is INVALID, one that misses the deadline is TIMEOUT; neither is ever 0. Another number
         of values, or another type, stops the run.
+
+        A reward with ``traits = ("cpu_heavy",)`` is called in a worker process, which is killed at the deadline.
         """
 
 

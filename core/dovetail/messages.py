@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import attrs
 
+from dovetail.errors import DataError, did_you_mean
+
 
 class StopReason(enum.StrEnum):
     """Why an episode ended. A closed set, so that metrics can count it."""
@@ -84,6 +86,26 @@ class Task:
         if isinstance(prompt, Task):
             return prompt
         return cls(id, [Message("user", prompt)] if isinstance(prompt, str) else prompt)
+
+
+class Tasks(Sequence[Task]):
+    """The tasks of a batch, one per row. ``tasks[name]`` is a column: ``id``, ``answer`` or one that all tasks have."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._tasks = tuple(tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __getitem__(self, key: Any) -> Any:
+        return [_column(task, key) for task in self] if isinstance(key, str) else self._tasks[key]
+
+
+def _column(task: Task, name: str) -> Any:
+    columns = {**task.columns, "id": task.id, "answer": task.answer}
+    if name not in columns:
+        raise DataError(f"task {task.id!r} has no column {name!r}", hint=did_you_mean(name, columns))
+    return columns[name]
 
 
 @attrs.frozen

@@ -121,6 +121,12 @@ class Part:
     provenance: Provenance = attrs.field(factory=Provenance)
     weight: float = 1.0  #: of a reward, in the total
     label: str = attrs.field(default=attrs.Factory(lambda self: self.name, takes_self=True))  #: in metrics, unique
+    process: bool | None = None  #: of a reward: whether a process of its own scores; None: as :attr:`in_process` says
+
+    @property
+    def in_process(self) -> bool:
+        """Whether a worker process scores: as the user says, else if the reward's ``traits`` hold ``cpu_heavy``."""
+        return "cpu_heavy" in getattr(self.instance, "traits", ()) if self.process is None else self.process
 
     def has(self, hook: str) -> bool:
         return callable(getattr(self.instance, hook, None))

@@ -23,10 +23,14 @@ class PartFactory:
     target: Any
     provenance: Provenance
 
-    def __call__(self, *, weight: float = 1.0, name: str | None = None, **options: Any) -> Part:
-        """Configure the part. ``weight`` and ``name`` (its label in metrics) belong to the core, the rest to it."""
+    def __call__(
+        self, *, weight: float = 1.0, name: str | None = None, process: bool | None = None, **options: Any
+    ) -> Part:
+        """Configure the part. ``weight``, ``name`` (its label in metrics) and a reward's ``process`` are the core's."""
+        if process is not None and self.kind != "rewards":
+            options["process"] = process  # an option like any other
         part = build_part(self.kind, self.name, self.target, options, self.provenance)
-        return attrs.evolve(part, weight=weight, label=name or self.name)
+        return attrs.evolve(part, weight=weight, label=name or self.name, process=process)
 
     @property
     def __doc__(self) -> str:  # type: ignore[override]

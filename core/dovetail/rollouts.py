@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,8 +11,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from dovetail.errors import DataError, did_you_mean
-from dovetail.messages import Message, Task
+from dovetail.errors import DataError
+from dovetail.messages import Message, Task, Tasks
 from dovetail.ragged import Ragged, row_index
 from dovetail.sampling import Sampling
 
@@ -90,26 +90,6 @@ class Scores:
 
     def __len__(self) -> int:
         return len(self.values)
-
-
-class Tasks(Sequence[Task]):
-    """The tasks of a batch, one per row. ``tasks[name]`` is a column: ``id``, ``answer`` or one that all tasks have."""
-
-    def __init__(self, tasks: Iterable[Task]) -> None:
-        self._tasks = tuple(tasks)
-
-    def __len__(self) -> int:
-        return len(self._tasks)
-
-    def __getitem__(self, key: Any) -> Any:
-        return [_column(task, key) for task in self] if isinstance(key, str) else self._tasks[key]
-
-
-def _column(task: Task, name: str) -> Any:
-    columns = {**task.columns, "id": task.id, "answer": task.answer}
-    if name not in columns:
-        raise DataError(f"task {task.id!r} has no column {name!r}", hint=did_you_mean(name, columns))
-    return columns[name]
 
 
 @attrs.frozen(eq=False)

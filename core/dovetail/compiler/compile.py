@@ -30,6 +30,9 @@ class Compiled:
         self.plan = plan
         self.trace: list[str] = []
         self._offloader = Offloader()
+        for node in plan.collect:  # what no worker process can score is told now, before anything has run
+            if node.op.part and node.op.part.in_process:
+                self._offloader.worker(node.op.part)
         self._steps = 0
 
     @property

@@ -49,7 +49,8 @@ def check_learning(graph: Graph, context: Context) -> Graph:
     """Refuse what cannot learn, warn of what is known to go wrong.
 
     A part tells of itself by a ``traits`` attribute: ``sequence_ratio`` (a loss whose ratio is one number for a
-    sequence), ``normalises`` (an estimator that divides by a standard deviation).
+    sequence), ``normalises`` (an estimator that divides by a standard deviation), ``cpu_heavy`` (a reward that wants
+    a process of its own; see :attr:`Part.in_process`).
     """
     generators = [node for node in graph if node.op is GENERATE]
     for node in graph:

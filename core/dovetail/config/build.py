@@ -38,7 +38,8 @@ def build(config: RunConfig, run_dir: str | Path | None = None, algorithm: Recip
 
 def _build_part(kind: str, config: PartConfig) -> Part:
     factory = registry(kind)[config.use]
-    return factory(weight=config.weight, name=config.name, **config.options)  # type: ignore[no-any-return]
+    words = {"weight": config.weight, "name": config.name, "process": config.process}
+    return factory(**{**words, **config.options})  # type: ignore[no-any-return]
 
 
 def _build_agent(config: AgentConfig) -> Agent:
@@ -68,7 +69,8 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
 def _describe_part(part: Part) -> dict[str, Any]:
     weight = {"weight": part.weight} if part.weight != 1.0 else {}
     name = {"name": part.label} if part.label != part.name else {}
-    return {"use": part.name, **weight, **name, **part.options()}
+    process = {} if part.process is None else {"process": part.process}
+    return {"use": part.name, **weight, **name, **process, **part.options()}
 
 
 def _describe_agent(agent: Agent) -> dict[str, Any]:

@@ -31,11 +31,12 @@ def show(path: Path) -> str:
 
 @attrs.frozen
 class PartConfig:
-    """``{use: name, weight: …, name: …, …options}``, or the name alone."""
+    """``{use: name, weight: …, name: …, process: …, …options}``, or the name alone; ``process`` is of rewards."""
 
     use: str
     weight: float = 1.0
     name: str | None = None
+    process: bool | None = None
     options: Mapping[str, Any] = attrs.field(factory=dict)
 
 
@@ -147,7 +148,8 @@ class _Reader:
         if not isinstance(raw, Mapping) or not isinstance(raw.get("use"), str):
             self._mistake("a part is written {use: <name>, …options} or as its name", path)
             return None
-        own = {key: raw[key] for key in ("use", "weight", "name") if key in raw}
+        words = ("use", "weight", "name", *(["process"] if kind == "rewards" else []))
+        own = {key: raw[key] for key in words if key in raw}
         options = {str(key): value for key, value in raw.items() if key not in own}
         try:
             for name, text in check_options(registry(kind).target(raw["use"])[0], options)[0]:

@@ -151,7 +151,7 @@ class Editor:
         own = {key: value for key, value in options.items() if part is None or key in node.options}
         if part is not None:
             inner = {key: value for key, value in options.items() if key not in own}
-            op = part_op(registry(part.kind)[part.name](**{**part.options(), **inner}))
+            op = part_op(registry(part.kind)[part.name](**{"process": part.process, **part.options(), **inner}))
         self.graph = self.graph.put(attrs.evolve(node, op=op, options={**node.options, **own})).check()
         return self[name]
 

@@ -16,8 +16,8 @@ from dovetail.compiler.plan import Plan
 from dovetail.errors import TooManyInvalid
 from dovetail.graph.node import Node
 from dovetail.graph.ops import GENERATE
-from dovetail.messages import Task
-from dovetail.rollouts import Rollouts, Scores, Tasks
+from dovetail.messages import Task, Tasks
+from dovetail.rollouts import Rollouts, Scores
 from dovetail.runtime.evaluate import Outputs, broken, estimate, read_outputs, start_function
 from dovetail.runtime.execute import Execution, Watch
 from dovetail.runtime.forward import forward_all

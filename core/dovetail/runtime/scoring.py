@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import math
 import threading
 import time
@@ -15,14 +16,30 @@ import attrs
 import torch
 from torch import Tensor
 
-from dovetail.errors import DovetailError
-from dovetail.messages import Message, Task
+from dovetail import catalog
+from dovetail.errors import DovetailError, PartNotFound, UserError
+from dovetail.messages import Message, Task, Tasks
 from dovetail.parts import Part, hookimpl, line_of
-from dovetail.rollouts import Invalid, RewardStatus, Rollouts, Scores, Tasks
+from dovetail.rollouts import Invalid, RewardStatus, Rollouts, Scores
 
 
 class Offloader:
     """Starts work and gives futures. A call that hangs is left behind in a daemon thread and never blocks the exit."""
+
+    def __init__(self) -> None:
+        self._workers: dict[Part, Any] = {}
+
+    def worker(self, part: Part) -> Any:
+        """The process that scores for a reward, which starts when it is first asked; a UserError if it cannot."""
+        if part not in self._workers:
+            try:
+                entry = catalog.find("workers", "process")
+            except PartNotFound as error:
+                hint = 'pip install "dovetail[process]", or say process=False to score in a thread'
+                problem = f"{part} is to be scored in a process of its own, and what starts one is not installed"
+                raise UserError(problem, where=[str(part.provenance)], hint=hint) from error
+            self._workers[part] = entry.load()(part)
+        return self._workers[part]
 
     def submit(self, work: Coroutine[Any, Any, Any] | Callable[[], Any]) -> Future[Any]:
         """Run a coroutine on the shared event loop, or a blocking call in a thread of its own."""
@@ -40,7 +57,9 @@ class Offloader:
         return loop
 
     def close(self) -> None:
-        """Stop the event loop."""
+        """Stop the event loop and the workers; both start again when they are needed."""
+        for worker in self._workers.values():
+            worker.close()
         if "_loop" in vars(self):
             self._loop.call_soon_threadsafe(self._loop.stop)
             del self._loop
@@ -58,31 +77,45 @@ class PendingScores:
 
     def __init__(self, part: Part, rollouts: Rollouts, offloader: Offloader, timeout: float) -> None:
         self._rows, self._timeout, self._deadline = len(rollouts), timeout, time.monotonic() + timeout
-        scoring = _score(part, rollouts)
-        self._future = offloader.submit(scoring if part.is_async("score") else functools.partial(_finish, scoring))
+        hook, on_loop = part.instance.score, part.is_async("score")
+        if part.in_process:  # keeps the deadline itself: its clock stands still while the process starts
+            hook, on_loop, self._deadline = offloader.worker(part).within(timeout), False, math.inf
+        scoring = _score(part, hook, rollouts)
+        self._future = offloader.submit(scoring if on_loop else functools.partial(_finish, scoring))
 
     def result(self) -> Scores:
         """Wait, at most until the deadline; rows without an answer are TIMEOUT. A PartError tells of a broken part."""
         try:
-            return self._future.result(max(0.0, self._deadline - time.monotonic()))  # type: ignore[no-any-return]
+            left = None if math.isinf(self._deadline) else max(0.0, self._deadline - time.monotonic())
+            return self._future.result(left)  # type: ignore[no-any-return]
         except TimeoutError:
             self._future.cancel()
             return Scores.failed(self._rows, f"no answer within {self._timeout:g} s", RewardStatus.TIMEOUT)
 
 
-async def _score(part: Part, rollouts: Rollouts) -> Scores:
+class Unscored(Exception):
+    """What a worker raises for rows without a score: a reason that needs no further place, and their status."""
+
+    def __init__(self, reason: str, status: RewardStatus = RewardStatus.INVALID) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+async def _score(part: Part, hook: Callable[..., Any], rollouts: Rollouts) -> Scores:
     asked = part.asks_for("score")
     try:
-        result = part.instance.score(**{n: rollouts if n == "rollouts" else getattr(rollouts, n) for n in asked})
-        if part.is_async("score"):
+        result = hook(**{n: rollouts if n == "rollouts" else getattr(rollouts, n) for n in asked})
+        if inspect.iscoroutinefunction(hook):
             result = await result
     except DovetailError:
         raise
     except Exception as error:
+        told = error if isinstance(error, Unscored) else Unscored(_reason(error))
         # One bad row must not cost the others their score, unless the part needs to see them together.
-        if len(rollouts) <= 1 or {"groups", "rollouts"} & set(asked):
-            return Scores.failed(len(rollouts), _reason(error))
-        rows = [await _score(part, rollouts.select([row])) for row in range(len(rollouts))]
+        is_final = len(rollouts) <= 1 or {"groups", "rollouts"} & set(asked) or told.status == RewardStatus.TIMEOUT
+        if is_final:
+            return Scores.failed(len(rollouts), str(told), told.status)
+        rows = [await _score(part, hook, rollouts.select([row])) for row in range(len(rollouts))]
         reasons = {row: scores.reasons[0] for row, scores in enumerate(rows) if scores.reasons}
         return Scores(torch.cat([s.values for s in rows]), torch.cat([s.status for s in rows]), reasons)
     return check_scores(part, result, len(rollouts))

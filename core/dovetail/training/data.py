@@ -12,9 +12,9 @@ import torch
 from dovetail.agents.agent import Agent
 from dovetail.errors import DataError
 from dovetail.jsonl import read_jsonl
-from dovetail.messages import Message, Task
+from dovetail.messages import Message, Task, Tasks
 from dovetail.ragged import Ragged
-from dovetail.rollouts import Origin, Rollouts, Tasks
+from dovetail.rollouts import Origin, Rollouts
 from dovetail.settings import DataSettings
 
 

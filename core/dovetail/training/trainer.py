@@ -24,10 +24,10 @@ from dovetail.graph.graph import Graph
 from dovetail.graph.recipe import Recipe, as_recipe
 from dovetail.graph.types import AGENT, PROMPTS, ROLLOUTS
 from dovetail.lock import compare_lock, plugin_lock
-from dovetail.messages import Task
+from dovetail.messages import Task, Tasks
 from dovetail.parts import PartManager, check_options
 from dovetail.registry import as_part
-from dovetail.rollouts import Rollouts, Tasks
+from dovetail.rollouts import Rollouts
 from dovetail.runtime.collect import Collected
 from dovetail.runtime.scoring import Offloader, PendingScores, episode_reward
 from dovetail.settings import DataSettings, TrainSettings

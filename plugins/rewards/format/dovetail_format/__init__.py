@@ -19,7 +19,8 @@ class Format:
 
     Args:
         pattern: A regular expression that the whole completion must match; a dot matches line ends too. Keep it free
-            of nested repetition such as ``(a+)+``: a match cannot be interrupted, not even by the run's deadline.
+            of nested repetition such as ``(a+)+``: a match cannot be interrupted, not even by the run's deadline,
+            unless ``process`` is true.
         tags: Names such as ``think, answer``: each opens and closes exactly once, in this order, with nothing but
             white space around them.
         partial: Give credit for each tag that opens and closes exactly once.

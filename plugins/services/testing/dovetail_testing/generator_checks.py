@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from dovetail.messages import Task
+from dovetail.messages import Task, Tasks
 from dovetail.parts import Part
-from dovetail.rollouts import Generated, Rollouts, Tasks
+from dovetail.rollouts import Generated, Rollouts
 from dovetail.runtime.forward import forward_all
 from dovetail.sampling import Sampling
 from dovetail_testing.samples import tiny_agent

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 
+import attrs
 import torch
 
 from dovetail.parts import Part
@@ -26,6 +28,8 @@ def checks(
     }
     if not {"groups", "rollouts"}.intersection(part.asks_for("score")):
         promises["a score does not depend on the rows beside it"] = _is_row_wise
+    if part.in_process:
+        promises["a worker process gives the same scores"] = _is_same_in_process
     if bounds is not None:
         promises[f"scores lie in [{bounds[0]:g}, {bounds[1]:g}]"] = functools.partial(_is_bounded, bounds=bounds)
     sample = tiny_rollouts() if rollouts is None else rollouts
@@ -34,13 +38,10 @@ def checks(
     return {claim: functools.partial(check, rollouts=sample.select(every_row)) for claim, check in promises.items()}
 
 
-def score(part: Part, rollouts: Rollouts) -> Scores:
-    """Score as a run does, with its checks."""
-    offloader = Offloader()
-    try:
-        return PendingScores(part, rollouts, offloader, timeout=60).result()
-    finally:
-        offloader.close()
+def score(part: Part, rollouts: Rollouts, *, process: bool = False) -> Scores:
+    """Score as a run does, with its checks; in a thread, because each call would start a process of its own."""
+    with contextlib.closing(Offloader()) as offloader:
+        return PendingScores(attrs.evolve(part, process=process), rollouts, offloader, timeout=60).result()
 
 
 def _scores_all(part: Part, rollouts: Rollouts) -> None:
@@ -51,6 +52,12 @@ def _scores_all(part: Part, rollouts: Rollouts) -> None:
 
 def _is_deterministic(part: Part, rollouts: Rollouts) -> None:
     assert torch.equal(score(part, rollouts).values, score(part, rollouts).values)
+
+
+def _is_same_in_process(part: Part, rollouts: Rollouts) -> None:
+    threaded, apart = score(part, rollouts), score(part, rollouts, process=True)
+    assert torch.equal(threaded.status, apart.status), f"other rows are invalid: {dict(apart.reasons)}"
+    assert torch.allclose(threaded.values, apart.values, equal_nan=True), f"{threaded.values} and {apart.values}"
 
 
 def _leaves_input(part: Part, rollouts: Rollouts) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from dovetail.messages import Message, Task
+from dovetail.messages import Message, Task, Tasks
 from dovetail.ragged import Ragged
-from dovetail.rollouts import Generated, Rollouts, Tasks
+from dovetail.rollouts import Generated, Rollouts
 from dovetail.sampling import Sampling
 
 LENGTHS = (5, 1, 12, 0, 3, 7, 7, 40)

@@ -1,0 +1,1 @@
+"""Score rewards in worker processes, which are killed at the deadline."""

@@ -66,6 +66,7 @@ class Process:
                 return self._connection.recv_bytes()
             except (EOFError, OSError):
                 pass
+        self.release()
         if self._expired:
             raise TimeoutError
         raise Died(self._obituary())
@@ -90,6 +91,11 @@ class Process:
         _kill(self._child)
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def release(self) -> None:
+        """Close the connection, which nobody may be reading."""
+        self._connection.close()
+        self._socket.close()
 
     def _obituary(self) -> str:
         try:

@@ -130,6 +130,8 @@ class Worker:
         with self._changing:
             if clock.is_stopped:
                 raise _too_late(clock)
+            if self._process:  # it is dead, and nobody reads from it
+                self._process.release()
             self._process = Process(self._order)
             return self._process
 

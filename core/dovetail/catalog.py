@@ -79,8 +79,10 @@ def _way_out(kind: str, name: str, known: list[str]) -> str:
     if elsewhere := sorted({entry.kind for entry in entries() if entry.name == name}):
         return f"{name!r} is installed as a part of kind {', '.join(elsewhere)}, not {kind}"
     if extra := extras().get(name.lower()):
-        return f'pip install "dovetail[{extra}]"'
-    return f'{near}; a plugin adds more, for example: pip install "dovetail[{name}]"' if name.isidentifier() else near
+        return (
+            f'pip install "dovetail[{extra}]"; in a checkout: pip install -c constraints.txt -c local.txt ".[{extra}]"'
+        )
+    return f"{near}; plugins add more, each an extra of the distribution dovetail"
 
 
 @functools.cache

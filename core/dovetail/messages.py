@@ -65,10 +65,10 @@ class Message:
         return {"role": self.role, "content": self.content, **present}
 
 
-def _as_tuple(messages: Iterable[Message]) -> tuple[Message, ...]:
+def _as_tuple(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Message, ...]:
     if isinstance(messages, str):
         raise TypeError(f"messages were expected, got the text {messages[:40]!r}; Task.of makes a task of a text")
-    return tuple(messages)
+    return tuple(Message(**message) if isinstance(message, Mapping) else message for message in messages)
 
 
 @attrs.frozen
@@ -81,8 +81,8 @@ class Task:
     columns: Mapping[str, Any] = attrs.field(factory=dict)
 
     @classmethod
-    def of(cls, prompt: str | Task | Sequence[Message], id: str = "") -> Task:
-        """Make a task of a plain prompt or of messages; a task stays as it is."""
+    def of(cls, prompt: str | Task | Sequence[Message | Mapping[str, Any]], id: str = "") -> Task:
+        """Make a task of a plain prompt or of messages, which may be ``{role: …, content: …}``; a task stays."""
         if isinstance(prompt, Task):
             return prompt
         return cls(id, [Message("user", prompt)] if isinstance(prompt, str) else prompt)

@@ -662,3 +662,17 @@ def test_every_tenth_sample_fails_on_real_problems(tmp_path, gsm8k):
     assert 0 < sum(rates) / 3 < 0.5
     assert {f"reward/{name}" for name in ("math", "length", "lowercase", "patient")} <= set(lines(tmp_path / "run")[0])
     assert list((tmp_path / "run" / "invalid").iterdir())
+
+
+def test_a_folder_that_holds_a_run_is_not_mixed_with_another(tmp_path):
+    """The second run is refused before it writes, and the first can still be continued."""
+    chosen = {"prompts": ["a"], "rewards": [lowercase], "sampling": SHORT, "run_dir": tmp_path / "run"}
+    first = dt.Trainer(dt.recipes["grpo"](group_size=2), policy=tiny_policy(), **chosen)
+    first.fit(1)
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    with pytest.raises(dt.UserError, match="holds a run already") as caught:
+        dt.Trainer(dt.recipes["grpo"](group_size=2), policy=tiny_policy(), **chosen).fit(1)
+    assert "--resume" in caught.value.hint
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+    first.fit(2)
+    assert first.run.step == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,12 @@ def test_the_readme_names_the_commands_that_ci_runs():
     readme, script = (ROOT / "README.md").read_text(), (ROOT / ".ci/run").read_text()
     assert "pip install tox && tox" in readme
     assert "pip install --quiet tox && tox" in script
+
+
+def test_the_reference_of_the_configuration_is_up_to_date():
+    """Every setting, with its type, default and meaning, as the classes have it."""
+    made = subprocess.run(
+        [sys.executable, "-c", "import settings_tables as s; print(s.PAGE.read_text() == s.written())"],
+        cwd=ROOT / "docs" / "_ext", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert made.stdout.strip() == "True", "run python docs/_ext/settings_tables.py"

@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print samples; on a terminal, a page at a time."""
     path = _file(Path(arguments.run) / ("invalid" if arguments.invalid else "rollouts"), arguments.step)
-    lines = path.read_text(encoding="utf-8").splitlines()
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")  # a completion may hold what splitlines() takes for an end
     samples = [_sample(json.loads(line)) for line in lines[: arguments.limit]]
     show = pydoc.pager if sys.stdout.isatty() else print
     show("\n\n".join([f"{path}: {len(lines)} samples, {len(samples)} shown", *samples]))
@@ -33,7 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _file(folder: Path, step: int | None) -> Path:
     found = {path.stem.removeprefix("step-"): path for path in sorted(folder.glob("step-*.jsonl"))}
     if not found:
-        raise UserError(f"{folder} holds no samples", hint="give the folder of a run, and rollouts_every above 0")
+        hint = "give the folder of a run, and rollouts_every above 0"
+        if (folder.parent / "config.json").exists() and folder.name == "invalid":
+            hint = "every sample had a valid reward"
+        raise UserError(f"{folder} holds no samples", hint=hint)
     wanted = max(found) if step is None else f"{step:06d}"
     if wanted not in found:
         raise UserError(f"step {step} has no samples in {folder}", hint=f"there are steps {min(found)} to {max(found)}")
@@ -41,7 +44,7 @@ def _file(folder: Path, step: int | None) -> Path:
 
 
 def _sample(sample: dict[str, Any]) -> str:
-    about = f"task {sample['task']}, {sample['tokens']} tokens, {sample['finish_reason']}"
+    about = f"task {sample['task']}, {sample['tokens']} tokens, ended by {sample['finish_reason']}"
     lines = [f"{about}: reward {_number(sample.get('reward'))}, advantage {_number(sample.get('advantage'))}"]
     for name, score in sample["rewards"].items():
         problem = "" if score["status"] == "OK" else f"{score['status']}: {score['reason']}"

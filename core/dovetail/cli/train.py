@@ -27,7 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
     if (arguments.config is None) == (arguments.resume is None):
         raise UserError("give either a configuration or --resume RUN", hint="dovetail train --help")
     if arguments.resume and (arguments.set or arguments.profile):
-        raise UserError("--set and --profile cannot change a run that is resumed", hint="start a new run")
+        hint = "--steps N takes it further; for anything else start a new run"
+        raise UserError("--set and --profile cannot change a run that is resumed", hint=hint)
     configure_logging()
     if arguments.resume:
         from dovetail.training.trainer import Trainer
@@ -37,7 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         config = load(arguments.config, arguments.set)
         trainer = build(_with_profile(config) if arguments.profile else config)
-    trainer.fit(arguments.steps or config.steps)
+    try:
+        trainer.fit(arguments.steps or config.steps)
+    except KeyboardInterrupt:
+        print(f"go on with: dovetail train --resume {trainer.run.directory}", file=sys.stderr)
+        raise
     reason = f" ({trainer.run.stop_reason})" if trainer.run.stop_reason else ""
     print(f"{trainer.run.step} steps done{reason}; the run is in {trainer.run.directory}")
     return 0

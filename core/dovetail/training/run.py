@@ -28,6 +28,7 @@ class Run:
     steps: int = attrs.field(default=0, init=False)  #: steps planned
     compiled: Any = attrs.field(default=None, init=False)  #: what runs: its graph, its plan, its agents
     stop_reason: str | None = attrs.field(default=None, init=False)  #: set by :meth:`stop`
+    _is_ours: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         try:
@@ -38,13 +39,20 @@ class Run:
             problem = f"the run folder {self.directory} cannot be written: {error.strerror}"
             raise UserError(problem, hint="choose another run_dir") from error
 
+    def claim(self) -> None:
+        """Refuse a folder that holds another run, whose lines and checkpoints would mix with this one's."""
+        if not self._is_ours and (self.directory / "config.json").exists():
+            hint = f"continue it with --resume {self.directory}, or choose another run_dir"
+            raise UserError(f"{self.directory} holds a run already", hint=hint)
+        self._is_ours = True
+
     def stop(self, reason: str) -> None:
         """End the run after this step; it counts as done, not failed."""
         self.stop_reason = reason
 
     def rewind(self, step: int) -> None:
         """Forget what was written after ``step``, so that a resumed run leaves no line twice."""
-        self.step = step
+        self.step, self._is_ours = step, True
         metrics = self.directory / "metrics.jsonl"
         if metrics.exists():
             *lines, _cut_short = metrics.read_text(encoding="utf-8").split("\n")

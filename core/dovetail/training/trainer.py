@@ -134,6 +134,7 @@ class Trainer:
         Whatever error ends the run, its folder holds everything up to the last checkpoint.
         """
         run, outcome, metrics = self.run, "done", dict[str, float]()
+        run.claim()
         run.steps = steps
         lock, config = plugin_lock(self.parts), {**describe_run(self), "steps": steps}
         run.write_text("lock.json", json.dumps(lock, indent=2) + "\n")

@@ -63,8 +63,16 @@ def stages(folder: Path, seed: int, *, quiet: bool = False) -> tuple[Stage, Stag
     for name in ("warmup.yaml", "grpo.yaml"):
         shutil.copy(str(files("dovetail_quickstart") / name), folder / name)
     silence = ["loggers=[]"] if quiet else []
+    place_paths(folder)
     warmup = train(folder / "warmup.yaml", seed, [f"policy.tiny.seed={seed}", *silence])
-    return warmup, train(folder / "grpo.yaml", seed, [f"policy.model={folder / 'warmup' / 'final'}", *silence])
+    return warmup, train(folder / "grpo.yaml", seed, silence)
+
+
+def place_paths(folder: Path) -> None:
+    """Let the copies name their files as seen from here, so that ``dovetail train`` runs them as they are."""
+    for name, file in (("grpo.yaml", "warmup/final"), ("warmup.yaml", "demonstrations.jsonl")):
+        text = (folder / name).read_text(encoding="utf-8")
+        (folder / name).write_text(text.replace(file, (folder / file).as_posix()), encoding="utf-8")
 
 
 def train(config_file: Path, seed: int, overrides: list[str], algorithm: Any = None, name: str | None = None) -> Stage:
@@ -83,12 +91,12 @@ def train(config_file: Path, seed: int, overrides: list[str], algorithm: Any = N
     folder = config_file.parent
     config = load(config_file, [f"seed={seed}", *overrides])
     if config.data is not None and config.environment is not None:
-        path = folder / config.data.path
-        write_demonstrations(path, config.environment.options)
-        config = attrs.evolve(config, data=attrs.evolve(config.data, path=str(path)))
+        write_demonstrations(Path(config.data.path), config.environment.options)
     started = time.perf_counter()
     trainer = build(config, run_dir=folder / (name or config_file.stem), algorithm=algorithm)
     trainer.fit(config.steps)
+    if config.loggers and trainer.run.stop_reason:
+        print(f"{trainer.run.name} is done before its {config.steps} steps: {trainer.run.stop_reason}")
     return _stage(trainer, time.perf_counter() - started)
 
 

@@ -11,7 +11,7 @@ from parts_of_tests import lowercase, tiny_policy
 
 import dovetail as dt
 from dovetail.runtime.linear_logprob import Head, linear_logprob
-from dovetail.runtime.microbatch import cut
+from dovetail.runtime.packing import cut
 from dovetail.runtime.reduce import StepCounts, reduce_terms
 from dovetail.training.data import encode_rows
 

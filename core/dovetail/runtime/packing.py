@@ -1,4 +1,4 @@
-"""Rows that share a prompt, read by the model as one sequence: the prompt once, then each row's own tokens."""
+"""How rows meet the model: cut into micro-batches, and rows that share a prompt laid into one sequence behind it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from torch import Tensor
 
 from dovetail.ragged import Ragged, lengths_to_offsets
 from dovetail.rollouts import Rollouts
-from dovetail.runtime.microbatch import cut
 
 
 @attrs.frozen
@@ -71,6 +70,28 @@ def prompt_lengths(rollouts: Rollouts) -> Tensor:
     tokens, sampled = rollouts.tokens, rollouts.sampled_mask
     place = torch.where(sampled, tokens.positions, tokens.lengths[tokens.row_ids])
     return tokens.lengths.scatter_reduce(0, tokens.row_ids, place, "amin")
+
+
+def cut(lengths: Tensor, budget: int) -> list[Tensor]:
+    """Cut rows into micro-batches whose padded size stays within ``budget`` tokens.
+
+    Rows are sorted by length so that little is padded; a single row longer than the budget goes alone.
+
+    Args:
+        lengths: ``[B]`` int64.
+        budget: Most padded tokens of one micro-batch.
+
+    Returns:
+        Row indices of each micro-batch; every row is in exactly one.
+    """
+    order = torch.argsort(lengths, descending=True, stable=True)
+    sizes = lengths[order].tolist()
+    batches, start = [], 0
+    while start < len(order):
+        rows = max(1, budget // max(sizes[start], 1))
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches
 
 
 def micro_batches(rollouts: Rollouts, budget: int, width: int | None) -> list[Tensor]:

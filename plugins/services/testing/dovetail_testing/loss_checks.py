@@ -13,7 +13,7 @@ from dovetail.parts import Part
 from dovetail.ragged import Ragged
 from dovetail.rollouts import LossTerms, Rollouts
 from dovetail.runtime.evaluate import loss_terms
-from dovetail.runtime.microbatch import cut
+from dovetail.runtime.packing import cut
 from dovetail.runtime.reduce import StepCounts, reduce_terms
 from dovetail_testing.samples import tiny_rollouts
 

@@ -20,23 +20,34 @@ _HOMES = {
     "parts": "Part hookimpl",
     "graph.recipe": "Recipe algorithm recipe",
     "graph.build": "add_loss advantages entropy generate logprobs loss op reward run_rewards set_loss values",
-    "graph.show": "diff draw",
     "compiler.compile": "compile",
     "agents.agent": "Agent",
-    "training.trainer": "Trainer",
-    "settings": "DataSettings LoraSettings OptimizerSettings TinySettings TrainSettings",
+    "settings": "LoraSettings OptimizerSettings TinySettings TrainSettings",
 }
 _NAMES = {name: f"dovetail.{home}" for home, names in _HOMES.items() for name in names.split()}
+_NAMES |= {"Trainer": "dovetail_trainer.trainer", "DataSettings": "dovetail_trainer.data"}
+_NAMES |= dict.fromkeys(("diff", "draw"), "dovetail_trainer.show")
 _KINDS = ("rewards", "environments", "generators", "losses", "loggers", "extensions", "recipes")
 _REGISTRIES = {kind: kind for kind in _KINDS} | {"advantage_estimators": "advantages"}
 
 __all__ = [*_NAMES, *_REGISTRIES, "__version__"]
 
 
+def _import(home: str) -> Any:
+    try:
+        return importlib.import_module(home)
+    except ModuleNotFoundError as error:
+        if error.name != "dovetail_trainer":
+            raise
+        from dovetail.errors import UserError
+
+        raise UserError("the trainer is not installed", hint='pip install "dovetail[trainer]"') from error
+
+
 def __getattr__(name: str) -> Any:
     part, _, builder = name.rpartition("_")
     if name in _NAMES:
-        value = getattr(importlib.import_module(_NAMES[name]), name)
+        value = getattr(_import(_NAMES[name]), name)
     elif name in _REGISTRIES:
         value = importlib.import_module("dovetail.registry").registry(_REGISTRIES[name])
     elif builder in ("advantages", "loss") and not name.startswith("_"):  # dt.clipped_loss(…) is dt.loss("clipped", …)

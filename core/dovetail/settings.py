@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from attrs import field, frozen
 from attrs.validators import ge, gt, optional
@@ -73,13 +73,3 @@ class TrainSettings:
     evaluate_tasks: int = field(default=256, validator=positive)  #: tasks of an evaluation
     mask_truncated: bool = False  #: leave completions cut by the token limit out of the loss, but in the baseline
     threads: int | None = field(default=None, validator=optional(positive))  #: of torch on the CPU; null: its choice
-
-
-@frozen
-class DataSettings:
-    """Rows for an offline recipe."""
-
-    path: str  #: a JSONL or parquet file, or the name of a hub dataset
-    split: str = "train"  #: of a hub dataset
-    on_broken: Literal["stop", "skip"] = "stop"  #: what to do with a line that cannot be read; skipped ones are counted
-    shuffle: bool = True  #: draw the rows in a seeded order, a new one each epoch

@@ -11,9 +11,9 @@ from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
 from dovetail import hookspecs
-from dovetail.cli.describe import type_text
 from dovetail.parts import KINDS, options_of
 from dovetail.registry import registry
+from dovetail_trainer.cli.describe import type_text
 
 
 class PartsDirective(Directive):

@@ -13,11 +13,12 @@ from typing import Any
 import attrs
 
 from dovetail.agents.agent import Agent
-from dovetail.cli.describe import type_text
-from dovetail.config.schema import AgentConfig, RunConfig
 from dovetail.parts import argument_docs, options_of
 from dovetail.sampling import Sampling
-from dovetail.settings import DataSettings, LoraSettings, OptimizerSettings, TinySettings, TrainSettings
+from dovetail.settings import LoraSettings, OptimizerSettings, TinySettings, TrainSettings
+from dovetail_trainer.cli.describe import type_text
+from dovetail_trainer.config.schema import AgentConfig, RunConfig
+from dovetail_trainer.data import DataSettings
 
 PAGE = Path(__file__).parents[1] / "reference" / "configuration.md"
 MARK = "<!-- written by docs/_ext/settings_tables.py from here on -->\n"

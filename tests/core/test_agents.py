@@ -10,8 +10,8 @@ from parts_of_tests import lowercase, tiny_policy
 
 import dovetail as dt
 from dovetail.errors import DataError, DovetailError, UserError
-from dovetail.settings import DataSettings, LoraSettings, OptimizerSettings
-from dovetail.training.data import Batches, encode_rows, read_rows
+from dovetail.settings import LoraSettings, OptimizerSettings
+from dovetail_trainer.data import Batches, DataSettings, encode_rows, read_rows
 
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}"

@@ -8,11 +8,11 @@ import attrs
 import pytest
 
 import dovetail as dt
-from dovetail.cli.main import main
-from dovetail.config.build import build, describe_run
-from dovetail.config.load import load, read_mapping
 from dovetail.errors import ConfigError, UserError
 from dovetail.structure import Mistake, read_value
+from dovetail_trainer.cli.main import main
+from dovetail_trainer.config.build import build, describe_run
+from dovetail_trainer.config.load import load, read_mapping
 
 YAML = """
 algorithm: {use: grpo, group_size: 4}
@@ -302,10 +302,10 @@ def test_errors_fill_one_screen_and_no_more(capsys, monkeypatch):
     def explode(arguments):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("dovetail.cli.info.run", explode)
+    monkeypatch.setattr("dovetail_trainer.cli.info.run", explode)
     assert main(["info"]) == 1
     assert "RuntimeError: boom" in capsys.readouterr().err
     with pytest.raises(RuntimeError):
         main(["info", "--traceback"])
-    monkeypatch.setattr("dovetail.cli.info.run", lambda arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("dovetail_trainer.cli.info.run", lambda arguments: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["info"]) == 130

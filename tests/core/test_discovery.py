@@ -8,11 +8,11 @@ import pytest
 
 import dovetail as dt
 from dovetail import catalog
-from dovetail.cli.main import main
 from dovetail.errors import PartClash, PartImportError, PartNotFound
-from dovetail.lock import compare_lock, plugin_lock
 from dovetail.parts import Part, Provenance
 from dovetail.registry import as_part
+from dovetail_trainer.cli.main import main
+from dovetail_trainer.lock import compare_lock, plugin_lock
 
 GOOD = """
 import dovetail as dt
@@ -98,7 +98,7 @@ def test_plugins_check_imports_each_part_in_isolation(install, capsys):
     install("plugin-broken", "[dovetail.rewards]\nbroken = plugin_broken:Broken\n", {"plugin_broken": BROKEN})
     install("plugin-heavy", "[dovetail.rewards]\nheavy = plugin_heavy:torch\n", {"plugin_heavy": "import torch"})
     entries = {entry.name: entry for entry in catalog.entries()}
-    from dovetail.cli.plugins import probe
+    from dovetail_trainer.cli.plugins import probe
 
     assert probe(entries["length"]).startswith("ok")
     assert "heavy: imports torch" in probe(entries["heavy"])
@@ -117,7 +117,7 @@ def test_the_list_is_machine_readable(capsys):
 def test_listing_and_help_load_no_heavy_library(arguments):
     """Neither torch nor transformers, structlog or cattrs."""
     code = (
-        "import sys, dovetail; from dovetail.cli.main import main; main(sys.argv[1:]);"
+        "import sys, dovetail; from dovetail_trainer.cli.main import main; main(sys.argv[1:]);"
         "heavy = {'torch', 'transformers', 'structlog', 'cattrs'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
     )
     finished = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)

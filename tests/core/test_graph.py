@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import dovetail as dt
-from dovetail.cli.main import main
 from dovetail.errors import OptionError, RecipeError
+from dovetail_trainer.cli.main import main
 
 
 @dt.recipe

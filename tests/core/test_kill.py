@@ -27,7 +27,7 @@ threads: 1
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", "from dovetail.cli.main import run; run()", "train", *arguments]
+    command = [sys.executable, "-c", "from dovetail_trainer.cli.main import run; run()", "train", *arguments]
     # Tracing would only make the moments of the kills fewer.
     environment = {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)

@@ -9,9 +9,9 @@ import pytest
 from hide_siblings import Refuser
 
 from dovetail import catalog
-from dovetail.cli.main import main
 from dovetail.errors import UserError
 from dovetail.testing import part_checks
+from dovetail_trainer.cli.main import main
 
 
 @pytest.mark.parametrize(

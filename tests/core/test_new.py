@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dovetail.cli.main import main
+from dovetail_trainer.cli.main import main
 
 
 def run(command: list[str], site: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -16,7 +16,7 @@ def run(command: list[str], site: Path, cwd: Path) -> subprocess.CompletedProces
 
 
 def dovetail(*arguments: str) -> list[str]:
-    return ["-c", "from dovetail.cli.main import run; run()", *arguments]
+    return ["-c", "from dovetail_trainer.cli.main import run; run()", *arguments]
 
 
 def test_a_new_reward_trains_from_yaml_and_from_python(tmp_path):

@@ -13,7 +13,7 @@ import dovetail as dt
 from dovetail.runtime.linear_logprob import Head, linear_logprob
 from dovetail.runtime.packing import cut
 from dovetail.runtime.reduce import StepCounts, reduce_terms
-from dovetail.training.data import encode_rows
+from dovetail_trainer.data import encode_rows
 
 BUDGETS = (1, 25, 40, 90, 1 << 20)
 PROMPTS = ["1+1=", "a much longer prompt", "zz"]

@@ -10,10 +10,10 @@ from parts_of_tests import tiny_policy
 
 import dovetail as dt
 from dovetail import catalog
-from dovetail.config.build import build, describe_run
-from dovetail.config.load import read_mapping
 from dovetail.errors import ConfigError, OptionError, TooManyInvalid, UserError
 from dovetail.runtime.scoring import Offloader
+from dovetail_trainer.config.build import build, describe_run
+from dovetail_trainer.config.load import read_mapping
 
 ENDLESS = r"(a+)+$"
 

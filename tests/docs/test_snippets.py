@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.config.load import load
 from dovetail.registry import registry
+from dovetail_trainer.config.load import load
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(

@@ -29,7 +29,7 @@ def test_a_plugin_has_one_name_and_the_usual_shape(folder):
     assert (folder / module / "__init__.py").exists()
     assert list((folder / "tests").glob("test_*.py"))
     assert len((folder / "README.md").read_text().splitlines()) > 10, "the README says too little"
-    targets = [target for group in project["entry-points"].values() for target in group.values()]
+    targets = [target for group in project.get("entry-points", {}).values() for target in group.values()]
     assert all(target.split(":")[0].split(".")[0] == module for target in targets)
     extra = META["project"]["optional-dependencies"][folder.name]
     assert extra == [f"dovetail-{folder.name}>=0.1,<0.2"]
@@ -65,7 +65,7 @@ def test_the_core_names_no_algorithm():
 
 
 def test_the_core_stays_in_its_size(capsys):
-    """No file over 400 lines; the table is printed. The total only ever falls."""
+    """No file over 400 lines; the table is printed. No more than 5,000 in all."""
     sizes = {path: len(path.read_text().splitlines()) for path in (ROOT / "core").rglob("*.py")}
     with capsys.disabled():
         print("\nlines of the core")
@@ -77,5 +77,5 @@ def test_the_core_stays_in_its_size(capsys):
     assert sum(sizes.values()) <= CEILING
 
 
-# The aim is 5,000. This is where the core stands; a feature must pay for its lines elsewhere.
-CEILING = 6710
+# Docstrings and blank lines included; what is no joint belongs into a plugin.
+CEILING = 5000

@@ -40,7 +40,7 @@ class Refuser(importlib.abc.MetaPathFinder):
 
 
 def hide(alone: str) -> None:
-    visible = needed_by(alone) | {"dovetail-testing"}
+    visible = needed_by(alone) | needed_by("dovetail-testing")
     everything = [d for d in importlib.metadata.distributions() if d.name.startswith("dovetail")]
     hidden = {d.name for d in everything} - visible
     original = importlib.metadata.distributions

@@ -6,8 +6,8 @@ import torch
 import dovetail as dt
 from dovetail.errors import OptionError
 from dovetail.testing import part_checks, tiny_agent
-from dovetail.training.data import encode_rows
 from dovetail_sft.nll import NLL
+from dovetail_trainer.data import encode_rows
 
 CHECKS = [
     *(check for name in ("token_mean", "sequence_mean", "sequence_sum_mean")

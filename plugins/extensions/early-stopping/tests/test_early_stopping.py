@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from dovetail import extensions
 from dovetail.errors import OptionError
 from dovetail.testing import part_checks
-from dovetail.training.run import Run
 from dovetail_early_stopping import EarlyStopping
+from dovetail_trainer.run import Run
 
 
 @pytest.mark.parametrize(

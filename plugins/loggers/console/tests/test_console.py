@@ -8,8 +8,8 @@ from rich.console import Console as RichConsole
 from dovetail import loggers
 from dovetail.errors import OptionError
 from dovetail.testing import part_checks
-from dovetail.training.run import Run
 from dovetail_console import Console
+from dovetail_trainer.run import Run
 
 METRICS = {"reward": 0.5, "loss": 0.25, "tokens_per_second": 12345.6}
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dovetail.errors import UserError
 from dovetail.testing import part_checks
-from dovetail.training.run import Run
 from dovetail_jsonl import Jsonl
+from dovetail_trainer.run import Run
 
 
 @pytest.mark.parametrize("check", part_checks("loggers", "jsonl"), ids=str)

@@ -9,8 +9,8 @@ from tensorboard.plugin_util import markdown_to_safe_html
 from dovetail import loggers
 from dovetail.errors import OptionError, UserError
 from dovetail.testing import part_checks, tiny_rollouts
-from dovetail.training.run import Run
 from dovetail_tensorboard import TensorBoard
+from dovetail_trainer.run import Run
 
 
 @pytest.mark.parametrize("check", part_checks("loggers", "tensorboard"), ids=str)

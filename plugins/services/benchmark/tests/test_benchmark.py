@@ -10,8 +10,6 @@ import torch
 import dovetail as dt
 from dovetail import catalog
 from dovetail.benchmark import TrainingMonitor
-from dovetail.cli.main import main
-from dovetail.config.build import describe_run
 from dovetail.errors import OptionError, UserError
 from dovetail.registry import registry
 from dovetail.testing import part_checks, tiny_rollouts
@@ -19,6 +17,8 @@ from dovetail_benchmark.floor import Shape, Work, decode_bytes, forward_flops
 from dovetail_benchmark.machine import measure, product_rate
 from dovetail_benchmark.phases import phase_flops
 from dovetail_benchmark.report import StepRecord, table
+from dovetail_trainer.cli.main import main
+from dovetail_trainer.config.build import describe_run
 
 TINY = {"hidden": 32, "layers": 2, "heads": 4, "context": 64}
 

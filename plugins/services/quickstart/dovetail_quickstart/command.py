@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: The folder holds something already.
     """
-    from dovetail.cli.train import configure_logging
     from dovetail_quickstart.report import print_report
+    from dovetail_trainer.cli.train import configure_logging
 
     folder = Path(arguments.folder)
     if folder.exists() and any(folder.iterdir()):
@@ -85,8 +85,8 @@ def train(config_file: Path, seed: int, overrides: list[str], algorithm: Any = N
         algorithm: A recipe in the place of the configured one, for controls.
         name: Of the run's folder; by default that of the configuration.
     """
-    from dovetail.config.build import build
-    from dovetail.config.load import load
+    from dovetail_trainer.config.build import build
+    from dovetail_trainer.config.load import load
 
     folder = config_file.parent
     config = load(config_file, [f"seed={seed}", *overrides])

@@ -2,9 +2,9 @@
 
 import pytest
 
-from dovetail.cli.main import main
 from dovetail_quickstart.command import stages
 from dovetail_quickstart.report import print_report
+from dovetail_trainer.cli.main import main
 
 
 def test_a_folder_in_use_is_refused(tmp_path, capsys):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.parts import Part
-from dovetail.training.run import Run
 from dovetail_testing.samples import tiny_rollouts
+from dovetail_trainer.run import Run
 
 
 def checks(_: Part) -> dict[str, Callable[[Part], None]]:

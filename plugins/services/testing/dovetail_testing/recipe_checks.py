@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dovetail.graph.recipe import Recipe
-from dovetail.graph.show import diff, draw
+from dovetail_trainer.show import diff, draw
 
 
 def checks(_: Recipe) -> dict[str, Callable[[Recipe], None]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.cli.main import main
+from dovetail_trainer.cli.main import main
 
 KINDS = ("reward", "loss", "advantages", "environment", "logger")
 
@@ -21,7 +21,7 @@ def run(command: list[str], site: Path, cwd: Path) -> subprocess.CompletedProces
 
 
 def dovetail(*arguments: str) -> list[str]:
-    return ["-c", "from dovetail.cli.main import run; run()", *arguments]
+    return ["-c", "from dovetail_trainer.cli.main import run; run()", *arguments]
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +89,7 @@ def test_names_that_will_not_do_are_refused(arguments, message, tmp_path, capsys
 
 def test_help_shows_the_command_without_importing_it(tmp_path):
     """Its line comes from the metadata."""
-    code = (
-        "import sys; from dovetail.cli.main import main; main(['--help']); sys.exit('dovetail_testing' in sys.modules)"
-    )
+    code = "import sys; from dovetail_trainer.cli.main import main; main(['--help']); sys.exit('dovetail_testing' in sys.modules)"
     finished = run(["-c", code], tmp_path, tmp_path)
     assert finished.returncode == 0
     assert "new        (from dovetail-testing)" in finished.stdout

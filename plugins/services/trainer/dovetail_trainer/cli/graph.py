@@ -15,9 +15,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the drawing or the difference."""
     from dovetail import diff, draw
-    from dovetail.config.load import parse_override
-    from dovetail.config.schema import show
     from dovetail.graph.recipe import as_recipe
+    from dovetail_trainer.config.load import parse_override
+    from dovetail_trainer.config.schema import show
 
     options = {show(path): value for path, value in map(parse_override, arguments.set)}
     recipe = as_recipe(arguments.recipe)(**options)

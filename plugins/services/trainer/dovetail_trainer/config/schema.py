@@ -12,8 +12,9 @@ import attrs
 from dovetail.errors import ConfigError, DovetailError, did_you_mean
 from dovetail.parts import check_options
 from dovetail.registry import registry
-from dovetail.settings import DataSettings, LoraSettings, OptimizerSettings, TinySettings, TrainSettings
+from dovetail.settings import LoraSettings, OptimizerSettings, TinySettings, TrainSettings
 from dovetail.structure import converter, explain
+from dovetail_trainer.data import DataSettings
 
 Path = tuple[str | int, ...]
 Locate = Callable[[Path], str]
@@ -47,7 +48,7 @@ class AgentConfig:
     model: str | None = None
     tiny: TinySettings | None = None
     trainable: bool = False
-    generator: Any = "native"  # a PartConfig once it is checked
+    generator: Any = "native"  # a PartConfig once it is checked, if it was given
     lora: LoraSettings | None = None
     head: Literal["value"] | None = None
     optimizer: OptimizerSettings = attrs.field(factory=OptimizerSettings)
@@ -174,6 +175,8 @@ class _Reader:
             return None
         if (agent.model is None) == (agent.tiny is None):
             self._mistake("an agent needs either `model` or `tiny`", path)
+        if "generator" not in raw:  # the default need not be installed where nothing is sampled
+            return agent
         return attrs.evolve(agent, generator=self._part("generators", agent.generator, (*path, "generator")))
 
     def _agents(self, raw: Any, path: Path) -> dict[str, AgentConfig | None]:

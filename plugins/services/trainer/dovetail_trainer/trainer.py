@@ -18,22 +18,22 @@ import torch
 
 from dovetail.agents.agent import Agent
 from dovetail.compiler.compile import compile
-from dovetail.config.build import describe_run
 from dovetail.errors import CheckpointError, DataError, DovetailError, RecipeError, TooManyInvalid
 from dovetail.graph.graph import Graph
 from dovetail.graph.recipe import Recipe, as_recipe
 from dovetail.graph.types import AGENT, PROMPTS, ROLLOUTS
-from dovetail.lock import compare_lock, plugin_lock
 from dovetail.messages import Task, Tasks
 from dovetail.parts import PartManager, check_options
 from dovetail.registry import as_part
 from dovetail.rollouts import Rollouts
 from dovetail.runtime.collect import Collected
 from dovetail.runtime.scoring import Offloader, PendingScores, episode_reward
-from dovetail.settings import DataSettings, TrainSettings
-from dovetail.training import checkpoint
-from dovetail.training.data import Batches, encode_rows, read_rows
-from dovetail.training.run import Run
+from dovetail.settings import TrainSettings
+from dovetail_trainer import checkpoint
+from dovetail_trainer.config.build import describe_run
+from dovetail_trainer.data import Batches, DataSettings, encode_rows, read_rows
+from dovetail_trainer.lock import compare_lock, plugin_lock
+from dovetail_trainer.run import Run
 
 EVALUATION_BATCH = 128
 log = structlog.get_logger()
@@ -101,7 +101,8 @@ class Trainer:
         self.run.compiled = self.compiled
         named = [*filter(None, [self.environment]), *self.rewards, *self.loggers, *self.extensions]
         graph_parts = [node.op.part for node in self.compiled.graph if node.op.part and node.op.name != "reward"]
-        self.parts = [*named, *graph_parts, policy.generator]
+        samples = self.environment is not None or any(node.op.name == "generate" for node in self.compiled.graph)
+        self.parts = [*named, *graph_parts, *([policy.generator] if samples else [])]
         self._manager, self._listening = PartManager(self.parts), list(self.loggers)
         self._saved_step = 0
 
@@ -263,8 +264,8 @@ class Trainer:
 
         A checkpoint that is damaged, or made by other versions of plugins, is a CheckpointError.
         """
-        from dovetail.config.build import build
-        from dovetail.config.load import load
+        from dovetail_trainer.config.build import build
+        from dovetail_trainer.config.load import load
 
         config = Path(run_dir) / "config.json"
         if not config.exists():

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dovetail.config.schema import Path as ConfigPath
-from dovetail.config.schema import RunConfig, parse_path, read_mapping, show
 from dovetail.errors import ConfigError, UserError
+from dovetail_trainer.config.schema import Path as ConfigPath
+from dovetail_trainer.config.schema import RunConfig, parse_path, read_mapping, show
 
 _YAML = (".yaml", ".yml")
 

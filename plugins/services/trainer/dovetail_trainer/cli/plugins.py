@@ -12,7 +12,7 @@ from dovetail import catalog
 
 _SLOW_MS = 50.0
 # What every part imports (dovetail.parts: attrs, pluggy) is loaded before the clock starts.
-_PROBE = "import sys, dovetail.parts, dovetail.cli.plugins as p; print(p.import_part(*sys.argv[1:]))"
+_PROBE = "import sys, dovetail.parts, dovetail_trainer.cli.plugins as p; print(p.import_part(*sys.argv[1:]))"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

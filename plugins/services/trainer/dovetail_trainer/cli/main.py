@@ -64,7 +64,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 def _find(name: str) -> Any:
     if name in COMMANDS:
-        return importlib.import_module(f"dovetail.cli.{name}")
+        return importlib.import_module(f"dovetail_trainer.cli.{name}")
     offered = [entry.name for entry in catalog.entries() if entry.kind == "commands"]
     if name in offered:
         return catalog.find("commands", name).load()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import attrs
 import torch
 
 from dovetail.agents.agent import Agent
@@ -15,7 +16,16 @@ from dovetail.jsonl import read_jsonl
 from dovetail.messages import Message, Task, Tasks
 from dovetail.ragged import Ragged
 from dovetail.rollouts import Origin, Rollouts
-from dovetail.settings import DataSettings
+
+
+@attrs.frozen
+class DataSettings:
+    """Rows for an offline recipe."""
+
+    path: str  #: a JSONL or parquet file, or the name of a hub dataset
+    split: str = "train"  #: of a hub dataset
+    on_broken: Literal["stop", "skip"] = "stop"  #: what to do with a line that cannot be read; skipped ones are counted
+    shuffle: bool = True  #: draw the rows in a seeded order, a new one each epoch
 
 
 class Batches:
@@ -79,7 +89,7 @@ def _dataset(settings: DataSettings) -> Any:
     try:
         import datasets
     except ImportError as error:
-        hint = 'pip install "dovetail-core[data]"'
+        hint = 'pip install "dovetail-trainer[data]"'
         raise DataError(f"{settings.path} needs the datasets library", hint=hint) from error
     try:
         if Path(settings.path).suffix == ".parquet":

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from dovetail.config.schema import AgentConfig, PartConfig, RunConfig
 from dovetail.graph.recipe import Recipe, as_recipe
 from dovetail.parts import Part
 from dovetail.registry import registry
+from dovetail_trainer.config.schema import AgentConfig, PartConfig, RunConfig
 
 if TYPE_CHECKING:
     from dovetail.agents.agent import Agent
-    from dovetail.training.trainer import Trainer
+    from dovetail_trainer.trainer import Trainer
 
 
 def build(config: RunConfig, run_dir: str | Path | None = None, algorithm: Recipe | None = None) -> Trainer:
     """Make the trainer of a configuration; ``run_dir`` and ``algorithm`` override the configured ones."""
-    from dovetail.training.trainer import Trainer
+    from dovetail_trainer.trainer import Trainer
 
     return Trainer(
         as_recipe(algorithm or config.algorithm.use)(**config.algorithm.options),
@@ -46,7 +46,8 @@ def _build_agent(config: AgentConfig) -> Agent:
     from dovetail.agents.agent import Agent
 
     options = attrs.asdict(config, recurse=False)
-    options["generator"] = _build_part("generators", config.generator)
+    if isinstance(config.generator, PartConfig):
+        options["generator"] = _build_part("generators", config.generator)
     return Agent(options.pop("model"), **options)
 
 
@@ -75,7 +76,9 @@ def _describe_part(part: Part) -> dict[str, Any]:
 
 def _describe_agent(agent: Agent) -> dict[str, Any]:
     settings = dict(agent.settings)
-    if not isinstance(settings["generator"], str):
+    if settings["generator"] == attrs.fields(AgentConfig).generator.default:
+        del settings["generator"]  # a run that samples nothing does without it
+    elif not isinstance(settings["generator"], str):
         settings["generator"] = _describe_part(agent.generator)
     model = agent.name if settings["tiny"] is None else None
     described = {"model": model, "trainable": agent.trainable, **settings}

@@ -21,8 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train to the end."""
-    from dovetail.config.build import build
-    from dovetail.config.load import load
+    from dovetail_trainer.config.build import build
+    from dovetail_trainer.config.load import load
 
     if (arguments.config is None) == (arguments.resume is None):
         raise UserError("give either a configuration or --resume RUN", hint="dovetail train --help")
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--set and --profile cannot change a run that is resumed", hint=hint)
     configure_logging()
     if arguments.resume:
-        from dovetail.training.trainer import Trainer
+        from dovetail_trainer.trainer import Trainer
 
         trainer = Trainer.resume(arguments.resume, ignore_lock=arguments.ignore_lock)
         config = load(f"{arguments.resume}/config.json")
@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _with_profile(config: Any) -> Any:
     import attrs
 
-    from dovetail.config.schema import PartConfig
     from dovetail.registry import registry
+    from dovetail_trainer.config.schema import PartConfig
 
     if any(part.use == "profile" for part in config.extensions):
         return config

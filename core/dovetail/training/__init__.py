@@ -1,1 +1,0 @@
-"""Floor 6: runs: batches, checkpoints, evaluation, the loop."""

@@ -1,0 +1,1 @@
+"""Runs: the trainer, checkpoints and resume, configuration files, the command line."""

@@ -14,7 +14,7 @@ from dovetail.registry import registry
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", help=f"one of {', '.join(KINDS)}; the singular does too")
-    parser.add_argument("name")
+    parser.add_argument("name", nargs="?", help="left out, it lists what there is")
     parser.add_argument("--json", action="store_true", help="machine-readable")
 
 
@@ -24,6 +24,9 @@ def run(arguments: argparse.Namespace) -> int:
     kind = kinds.get(arguments.kind)
     if kind is None:
         raise UserError(f"no kind of part is called {arguments.kind!r}", hint=did_you_mean(arguments.kind, KINDS))
+    if arguments.name is None:
+        print("\n".join(registry(kind)))
+        return 0
     target, provenance = registry(kind).target(arguments.name)
     methods = {hook: getattr(target, hook, None) if inspect.isclass(target) else target for hook in HOOKS_BY_KIND[kind]}
     described = {

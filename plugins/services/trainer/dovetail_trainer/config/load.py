@@ -37,7 +37,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         causes = [override for at, override in overridden.items() if path[: len(at)] == at]
         return causes[-1] if causes else f"{file.name}:{line_of(text, path)}"
 
-    return read_mapping(raw, place)
+    return read_mapping(raw, place, file.parent)
 
 
 def parse_override(text: str) -> tuple[ConfigPath, Any]:

@@ -19,7 +19,7 @@ _HOMES = {
     "errors": "DovetailError UserError PartError RecipeError ConfigError DataError",
     "parts": "Part hookimpl",
     "graph.recipe": "Recipe algorithm recipe",
-    "graph.build": "add_loss advantages entropy generate logprobs loss op reward run_rewards set_loss values",
+    "graph.build": "add_loss advantages entropy generate logprobs loss op reward rollout run_rewards set_loss values",
     "compiler.compile": "compile",
     "agents.agent": "Agent",
     "settings": "LoraSettings OptimizerSettings TinySettings TrainSettings",

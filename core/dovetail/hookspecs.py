@@ -140,6 +140,7 @@ class AdvantageSpecs:
         truncated: Tensor,  # [B] bool, cut by the token limit
         tasks: Tasks,  # B tasks
         steps: Ragged | None,  # turn boundaries, or None
+        step_rewards: Ragged | None,  # the environment's reward for each turn, or None
     ) -> Tensor | Ragged | Advantages:
         """Called once for each batch, without gradients, on all rows of the batch that have a valid reward.
 

@@ -144,6 +144,8 @@ class Rollouts:
     finish_reasons: tuple[str, ...] = ()  #: per row
     rewards: Mapping[str, Scores] = attrs.field(factory=dict)  #: by name
     steps: Ragged | None = None  #: int64, where each turn starts among a row's SAMPLED tokens; None for a single turn
+    step_rewards: Ragged | None = None  #: float32, what the environment gave for each turn
+    conversations: tuple[tuple[Message, ...], ...] = ()  #: all that was said, per row; empty for a single turn
     decode: Callable[[list[int]], str] | None = attrs.field(default=None, repr=False)  #: for ``texts`` and ``messages``
 
     def __attrs_post_init__(self) -> None:
@@ -157,6 +159,8 @@ class Rollouts:
             raise DataError(f"{rows} sequences need {rows} finish reasons, got {len(self.finish_reasons)}")
         if self.steps is not None and len(self.steps) != rows:
             raise DataError(f"{rows} sequences need {rows} rows of steps, got {len(self.steps)}")
+        if self.step_rewards and not (self.steps and torch.equal(self.step_rewards.offsets, self.steps.offsets)):
+            raise DataError("every turn needs a reward: the rows of steps and of their rewards differ")
         if self.sampled_logprobs is not None and not torch.equal(self.sampled_logprobs.offsets, self.sampled.offsets):
             raise DataError("every sampled token needs a log-prob: the rows of sampled tokens and log-probs differ")
 
@@ -226,7 +230,9 @@ class Rollouts:
 
     @cached_property
     def messages(self) -> list[tuple[Message, ...]]:
-        """The task's messages and the completion as the assistant's answer."""
+        """All that was said: of a single turn the task's messages and the completion as the assistant's answer."""
+        if self.conversations:
+            return list(self.conversations)
         return [(*task.messages, Message("assistant", text)) for task, text in zip(self.tasks, self.texts, strict=True)]
 
     @cached_property
@@ -258,4 +264,6 @@ class Rollouts:
             finish_reasons=tuple(self.finish_reasons[row] for row in picked) if self.finish_reasons else (),
             rewards={name: scores.select(index) for name, scores in self.rewards.items()},
             steps=self.steps.select(index) if self.steps is not None else None,
+            step_rewards=self.step_rewards.select(index) if self.step_rewards is not None else None,
+            conversations=tuple(self.conversations[row] for row in picked) if self.conversations else (),
         )

@@ -62,6 +62,9 @@ class TrainSettings:
     #: which is faster while it works near its caches, and 16,384 on a GPU
     micro_batch_tokens: int | None = field(default=None, validator=optional(positive))
     sampling: Sampling = field(factory=Sampling)  #: how completions are drawn
+    episodes: Mapping[str, Any] = field(
+        factory=dict
+    )  #: how episodes of several turns are played; see dovetail-episodes
     max_invalid: float = field(
         default=0.1, validator=share
     )  #: a larger share of rewards that are not valid stops the run

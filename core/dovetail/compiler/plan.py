@@ -24,7 +24,7 @@ class Context:
     agents: Mapping[str, Any]
     settings: TrainSettings
     rewards: tuple[Part, ...] = ()  # the run's own, for the recipe's slot
-    environment: Part | None = None  # its episodes score the completions
+    driver: Any = None  # plays the environment's episodes and gives its reward; see runtime.scoring.driver_of
     eager: bool = False
     notes: list[str] = attrs.field(factory=list)
     warnings: list[str] = attrs.field(factory=list)

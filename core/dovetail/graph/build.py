@@ -13,7 +13,7 @@ from dovetail.errors import RecipeError
 from dovetail.graph.edit import Handle, add_node, check_counts, current_editor, ref_of
 from dovetail.graph.graph import LossTerm
 from dovetail.graph.node import Op, Place
-from dovetail.graph.ops import ENTROPY, GENERATE, LOGPROBS, REWARD_SLOT, VALUES, part_op, ports_of
+from dovetail.graph.ops import ENTROPY, GENERATE, LOGPROBS, REWARD_SLOT, ROLLOUT, VALUES, part_op, ports_of
 from dovetail.graph.types import ANY, LOSS, PER_TOKEN, ROLLOUTS, SCALAR, PortType
 from dovetail.registry import registry
 
@@ -22,8 +22,19 @@ DEFAULT_ADVANTAGES = "group"
 
 def generate(policy: Handle, prompts: Handle, *, samples: int = 1, name: str | None = None, **sampling: Any) -> Handle:
     """Sample a group of completions for each prompt; fields of :class:`~dovetail.Sampling` override the run's."""
-    node = add_node(GENERATE, {"policy": policy, "prompts": prompts}, name, {"samples": 1})
-    return current_editor("generate").set(node.name, samples=samples, **sampling)
+    return _sampler(GENERATE, policy, prompts, name, {"samples": samples, **sampling})
+
+
+def rollout(
+    policy: Handle, environment: Handle, *, samples: int = 1, name: str | None = None, **sampling: Any
+) -> Handle:
+    """Play a group of episodes for each task of the run's environment, which is an input of the recipe."""
+    return _sampler(ROLLOUT, policy, environment, name, {"samples": samples, **sampling})
+
+
+def _sampler(op: Op, policy: Handle, prompts: Handle, name: str | None, options: Mapping[str, Any]) -> Handle:
+    node = add_node(op, {"policy": policy, "prompts": prompts}, name, {"samples": 1})
+    return current_editor(op.name).set(node.name, **options)
 
 
 def logprobs(agent: Handle, prompts: Handle, completions: Handle | None = None, *, name: str | None = None) -> Handle:

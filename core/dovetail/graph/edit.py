@@ -13,7 +13,7 @@ import attrs
 from dovetail.errors import DovetailError, RecipeError, did_you_mean
 from dovetail.graph.graph import Graph
 from dovetail.graph.node import Node, Op, Ref, caller
-from dovetail.graph.ops import FORWARD_OPS, GENERATE, GENERATE_OPTIONS, part_op
+from dovetail.graph.ops import FORWARD_OPS, GENERATE_OPTIONS, SAMPLERS, part_op
 from dovetail.graph.types import AGENT, ANY, LOSS, PROMPTS, ROLLOUTS, PortType, joined
 from dovetail.registry import registry
 
@@ -142,11 +142,11 @@ class Editor:
         """Change options of a node, or of its part."""
         node = self.graph[name]
         op, part = node.op, node.op.part
-        known = GENERATE_OPTIONS if op is GENERATE else node.settings()
+        known = GENERATE_OPTIONS if op in SAMPLERS else node.settings()
         for key in options:
             if key not in known:
                 raise node.lacks("option", key, known)
-        if op is GENERATE:
+        if op in SAMPLERS:
             check_counts(samples=options.get("samples", 1))
         own = {key: value for key, value in options.items() if part is None or key in node.options}
         if part is not None:

@@ -8,6 +8,7 @@ import itertools
 import json
 import resource
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import attrs
 import structlog
 import torch
+from torch import Tensor
 
 from dovetail.agents.agent import Agent
 from dovetail.compiler.compile import compile
@@ -23,11 +25,11 @@ from dovetail.graph.graph import Graph
 from dovetail.graph.recipe import Recipe, as_recipe
 from dovetail.graph.types import AGENT, PROMPTS, ROLLOUTS
 from dovetail.messages import Task, Tasks
-from dovetail.parts import PartManager, check_options
+from dovetail.parts import Part, PartManager, check_options
 from dovetail.registry import as_part
-from dovetail.rollouts import Rollouts
+from dovetail.rollouts import Rollouts, Scores
 from dovetail.runtime.collect import Collected
-from dovetail.runtime.scoring import Offloader, PendingScores, episode_reward
+from dovetail.runtime.scoring import Offloader, PendingScores, driver_of
 from dovetail.settings import TrainSettings
 from dovetail_trainer import checkpoint
 from dovetail_trainer.config.build import describe_run
@@ -216,21 +218,20 @@ class Trainer:
         tasks = list(itertools.islice(environment.call("tasks", {"split": "test"}), settings.evaluate_tasks))
         if not tasks:
             raise DataError(f"the test split of the environment {environment.name!r} is empty")
-        greedy = attrs.evolve(settings.sampling, temperature=0.0)
-        reward = episode_reward(environment)
-        scores, lengths = [], []
+        scores, lengths = defaultdict[str, list[Scores]](list), list[Tensor]()
         with contextlib.closing(Offloader()) as offloader:
             for start in range(0, len(tasks), EVALUATION_BATCH):
                 chosen = Tasks(tasks[start : start + EVALUATION_BATCH])
-                prompts = self.policy.encode(chosen)
-                generated = self.policy.generate(prompts, 1, greedy, torch.zeros(len(chosen), dtype=torch.int64))
-                rollouts = Rollouts.single_turn(prompts, generated, chosen, decode=self.policy.decode)
-                scores.append(PendingScores(reward, rollouts, offloader, settings.reward_timeout).result())
-                lengths.append(generated.completions.lengths)
-        values, valid = torch.cat([s.values for s in scores]), torch.cat([s.valid for s in scores])
+                rollouts = play_greedily(self.policy, environment, chosen, settings, offloader)
+                lengths.append(rollouts.sampled.lengths)
+                for name, given in rollouts.rewards.items():
+                    scores[name].append(given)
+        means = {
+            name if name == "reward" else f"reward/{name}": _mean_of_valid(given) for name, given in scores.items()
+        }
         return {
-            "eval/reward": values[valid].mean().item(),
-            "eval/invalid": 1 - valid.float().mean().item(),
+            **{f"eval/{name}": mean for name, mean in means.items()},
+            "eval/invalid": 1 - torch.cat([given.valid for given in scores["reward"]]).float().mean().item(),
             "eval/completion_length": torch.cat(lengths).float().mean().item(),
             "time/eval": time.perf_counter() - started,
         }
@@ -298,6 +299,26 @@ def _references(graph: Graph, policy: Agent, given: Mapping[str, Agent]) -> dict
     missing = [name for name, kind in types if kind == AGENT and name != "policy" and name not in given]
     readers = {name: {node.op.name for node, _, _ in graph.readers(name)} for name in missing}
     return {name: policy.frozen() for name in missing if readers[name] <= {"logprobs"}}
+
+
+def play_greedily(
+    policy: Agent, environment: Part, tasks: Tasks, settings: TrainSettings, offloader: Offloader
+) -> Rollouts:
+    """The likeliest answer to each task, or the likeliest episode; the total is the reward ``reward``."""
+    greedy, driver = attrs.evolve(settings.sampling, temperature=0.0), driver_of(environment, settings)
+    if driver.many_turns:
+        rollouts: Rollouts = driver.play(policy, tasks, 1, greedy, settings.seed, offloader)["out"]
+    else:
+        prompts = policy.encode(tasks)
+        generated = policy.generate(prompts, 1, greedy, torch.zeros(len(tasks), dtype=torch.int64))
+        rollouts = Rollouts.single_turn(prompts, generated, tasks, decode=policy.decode)
+    total = PendingScores(driver.reward(), rollouts, offloader, settings.reward_timeout).result()
+    parts = {name: scores for name, scores in rollouts.rewards.items() if name != environment.label}
+    return attrs.evolve(rollouts, rewards={"reward": total, **parts})
+
+
+def _mean_of_valid(given: Sequence[Scores]) -> float:
+    return torch.cat([scores.values[scores.valid] for scores in given]).mean().item()
 
 
 def _rss_mb() -> float:

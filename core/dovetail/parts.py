@@ -23,6 +23,7 @@ HOOKS_BY_KIND: Mapping[str, tuple[str, ...]] = {
     "generators": ("generate",),
     "environments": ("tasks", "make"),
     "rewards": ("score",),
+    "weights": ("weigh",),
     "advantages": ("estimate",),
     "losses": ("loss_terms",),
     "loggers": ("log_metrics",),
@@ -119,7 +120,7 @@ class Part:
     name: str  #: in the registry
     instance: Any  #: what implements the hook
     provenance: Provenance = attrs.field(factory=Provenance)
-    weight: float = 1.0  #: of a reward, in the total
+    weight: float | Part = 1.0  #: of a reward in the total: a number, or a part of kind weights
     label: str = attrs.field(default=attrs.Factory(lambda self: self.name, takes_self=True))  #: in metrics, unique
     process: bool | None = None  #: of a reward: whether a process of its own scores; None: as :attr:`in_process` says
 

@@ -26,6 +26,7 @@ class Context:
     rewards: tuple[Part, ...] = ()  # the run's own, for the recipe's slot
     environment: Part | None = None  # its episodes score the completions
     eager: bool = False
+    step: int = 0  # steps done
     notes: list[str] = attrs.field(factory=list)
     warnings: list[str] = attrs.field(factory=list)
 

@@ -19,10 +19,12 @@ from dovetail_testing import (
     loss_checks,
     recipe_checks,
     reward_checks,
+    weight_checks,
 )
 
 _CHECKS: Mapping[str, Callable[..., Mapping[str, Callable[[Any], None]]]] = {
     "rewards": reward_checks.checks,
+    "weights": weight_checks.checks,
     "advantages": advantage_checks.checks,
     "losses": loss_checks.checks,
     "environments": environment_checks.checks,

@@ -23,7 +23,7 @@ from dovetail.graph.graph import Graph
 from dovetail.graph.recipe import Recipe, as_recipe
 from dovetail.graph.types import AGENT, PROMPTS, ROLLOUTS
 from dovetail.messages import Task, Tasks
-from dovetail.parts import PartManager, check_options
+from dovetail.parts import Part, PartManager, check_options
 from dovetail.registry import as_part
 from dovetail.rollouts import Rollouts
 from dovetail.runtime.collect import Collected
@@ -102,7 +102,7 @@ class Trainer:
         named = [*filter(None, [self.environment]), *self.rewards, *self.loggers, *self.extensions]
         graph_parts = [node.op.part for node in self.compiled.graph if node.op.part and node.op.name != "reward"]
         samples = self.environment is not None or any(node.op.name == "generate" for node in self.compiled.graph)
-        self.parts = [*named, *graph_parts, *([policy.generator] if samples else [])]
+        self.parts = [*named, *graph_parts, *_weights(self.compiled.graph), *([policy.generator] if samples else [])]
         self._manager, self._listening = PartManager(self.parts), list(self.loggers)
         self._saved_step = 0
 
@@ -298,6 +298,12 @@ def _references(graph: Graph, policy: Agent, given: Mapping[str, Agent]) -> dict
     missing = [name for name, kind in types if kind == AGENT and name != "policy" and name not in given]
     readers = {name: {node.op.name for node, _, _ in graph.readers(name)} for name in missing}
     return {name: policy.frozen() for name in missing if readers[name] <= {"logprobs"}}
+
+
+def _weights(graph: Graph) -> list[Part]:
+    """The parts that say how rewards count in the total."""
+    named = [weight for node in graph for weight in (node.options.get("weight"), *node.options.get("weights", ()))]
+    return [weight for weight in named if isinstance(weight, Part)]
 
 
 def _rss_mb() -> float:

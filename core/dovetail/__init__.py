@@ -27,6 +27,8 @@ _HOMES = {
 _NAMES = {name: f"dovetail.{home}" for home, names in _HOMES.items() for name in names.split()}
 _NAMES |= {"Trainer": "dovetail_trainer.trainer", "DataSettings": "dovetail_trainer.data"}
 _NAMES |= dict.fromkeys(("diff", "draw"), "dovetail_trainer.show")
+_NAMES |= {"kernel_op": "dovetail_kernels.op"}
+_LENDERS = {"dovetail_trainer": ("the trainer is", "trainer"), "dovetail_kernels": ("kernels are", "kernels")}
 _KINDS = ("rewards", "weights", "environments", "generators", "losses", "loggers", "extensions", "recipes")
 _REGISTRIES = {kind: kind for kind in _KINDS} | {"advantage_estimators": "advantages"}
 
@@ -37,11 +39,12 @@ def _import(home: str) -> Any:
     try:
         return importlib.import_module(home)
     except ModuleNotFoundError as error:
-        if error.name != "dovetail_trainer":
+        if error.name not in _LENDERS:
             raise
         from dovetail.errors import UserError
 
-        raise UserError("the trainer is not installed", hint='pip install "dovetail[trainer]"') from error
+        what, extra = _LENDERS[error.name]
+        raise UserError(f"{what} not installed", hint=f'pip install "dovetail[{extra}]"') from error
 
 
 def __getattr__(name: str) -> Any:

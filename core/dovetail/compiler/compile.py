@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
+from dovetail import catalog
 from dovetail.compiler.passes import bind, check_learning, drop_dead, fold, merge_common, require_agents
 from dovetail.compiler.plan import Context, Plan, partition, schedule
 from dovetail.errors import RecipeError, did_you_mean
@@ -137,10 +138,9 @@ def compile(
     parts = tuple(as_part("rewards", reward) for reward in rewards)
     context = Context(agents, settings, parts, environment, eager=mode == "eager")
     graph = recipe(**options).trace()
-    simplify = () if context.eager else (fold, merge_common, drop_dead)
+    further = [entry.load() for entry in catalog.entries() if entry.kind == "passes"]
+    simplify = () if context.eager else (fold, merge_common, drop_dead, *further)
     for step in (bind, check_learning, *simplify, require_agents):
         graph = step(graph, context).check()
-    if not context.eager:
-        context.notes.append("fuse: no row kernels in this graph")
     plan = partition(graph, context)
     return Compiled(plan if context.eager else schedule(plan))

@@ -23,7 +23,7 @@ from dovetail.graph.graph import Graph
 from dovetail.graph.recipe import Recipe, as_recipe
 from dovetail.graph.types import AGENT, PROMPTS, ROLLOUTS
 from dovetail.messages import Task, Tasks
-from dovetail.parts import Part, PartManager, check_options
+from dovetail.parts import Part, check_options
 from dovetail.registry import as_part
 from dovetail.rollouts import Rollouts
 from dovetail.runtime.collect import Collected
@@ -33,6 +33,7 @@ from dovetail_trainer import checkpoint
 from dovetail_trainer.config.build import describe_run
 from dovetail_trainer.data import Batches, DataSettings, encode_rows, read_rows
 from dovetail_trainer.lock import compare_lock, plugin_lock
+from dovetail_trainer.manager import PartManager
 from dovetail_trainer.run import Run
 
 EVALUATION_BATCH = 128

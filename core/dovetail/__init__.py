@@ -29,7 +29,7 @@ _NAMES |= {"Trainer": "dovetail_trainer.trainer", "DataSettings": "dovetail_trai
 _NAMES |= dict.fromkeys(("diff", "draw"), "dovetail_trainer.show")
 _NAMES |= {"kernel_op": "dovetail_kernels.op"}
 _LENDERS = {"dovetail_trainer": ("the trainer is", "trainer"), "dovetail_kernels": ("kernels are", "kernels")}
-_KINDS = ("rewards", "environments", "generators", "losses", "loggers", "extensions", "recipes")
+_KINDS = ("rewards", "weights", "environments", "generators", "losses", "loggers", "extensions", "recipes")
 _REGISTRIES = {kind: kind for kind in _KINDS} | {"advantage_estimators": "advantages"}
 
 __all__ = [*_NAMES, *_REGISTRIES, "__version__"]

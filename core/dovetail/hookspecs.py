@@ -120,6 +120,17 @@ class RewardSpecs:
         """
 
 
+class WeightSpecs:
+    """Kind ``weights``: how a reward counts in the total, where a number is not enough: ``weight: {use: …}``."""
+
+    @hookspec
+    def weigh(self, scores: Tensor, step: int) -> tuple[Tensor, float]:
+        """Called once for each batch, with the ``[b]`` valid scores of the reward and the steps done before this one.
+
+        Returns the ``[b]`` finite scores that count, and what they are multiplied by. An error stops the run.
+        """
+
+
 # ------------------------------------------------------------------------------------------------ advantages, losses
 class AdvantageSpecs:
     """Kind ``advantages``: credit for each token. Called on valid rows only."""
@@ -194,4 +205,4 @@ class LoggerSpecs:
         """Called once at the end of a run, also of one that failed."""
 
 
-SPECS = (RunSpecs, EnvironmentSpecs, GeneratorSpecs, RewardSpecs, AdvantageSpecs, LossSpecs, LoggerSpecs)
+SPECS = (RunSpecs, EnvironmentSpecs, GeneratorSpecs, RewardSpecs, WeightSpecs, AdvantageSpecs, LossSpecs, LoggerSpecs)

@@ -152,13 +152,11 @@ class Rollouts:
         rows = len(self.tokens)
         if not torch.equal(self.tokens.offsets, self.origin.offsets):
             raise DataError("every token needs an origin: the rows of tokens and origin differ")
-        if len(self.groups) != rows or len(self.tasks) != rows:
-            given = f"{len(self.groups)} and {len(self.tasks)}"
-            raise DataError(f"{rows} sequences need {rows} groups and tasks, got {given}")
-        if self.finish_reasons and len(self.finish_reasons) != rows:
-            raise DataError(f"{rows} sequences need {rows} finish reasons, got {len(self.finish_reasons)}")
-        if self.steps is not None and len(self.steps) != rows:
-            raise DataError(f"{rows} sequences need {rows} rows of steps, got {len(self.steps)}")
+        facts = {"groups": self.groups, "tasks": self.tasks, "finish reasons": self.finish_reasons or None}
+        columns: dict[str, Any] = {**facts, "rows of steps": self.steps}
+        for name, column in columns.items():
+            if column is not None and len(column) != rows:
+                raise DataError(f"{rows} sequences need {rows} {name}, got {len(column)}")
         if self.step_rewards and not (self.steps and torch.equal(self.step_rewards.offsets, self.steps.offsets)):
             raise DataError("every turn needs a reward: the rows of steps and of their rewards differ")
         if self.sampled_logprobs is not None and not torch.equal(self.sampled_logprobs.offsets, self.sampled.offsets):
@@ -238,9 +236,8 @@ class Rollouts:
     @cached_property
     def truncated(self) -> Tensor:
         """``[B]`` bool, True where the token limit cut the completion."""
-        return torch.tensor(
-            [reason == "length" for reason in self.finish_reasons or [""] * len(self)], dtype=torch.bool
-        )
+        reasons = self.finish_reasons or [""] * len(self)
+        return torch.tensor([reason == "length" for reason in reasons], dtype=torch.bool)
 
     def with_rewards(self, **rewards: Scores) -> Rollouts:
         return attrs.evolve(self, rewards={**self.rewards, **rewards})

@@ -34,7 +34,6 @@ class Compiled:
         for node in plan.collect:  # what no worker process can score is told now, before anything has run
             if node.op.part and node.op.part.in_process:
                 self._offloader.worker(node.op.part)
-        self._steps = 0
 
     @property
     def graph(self) -> Graph:
@@ -83,7 +82,7 @@ class Compiled:
         for name in wanted:
             if name not in data:
                 raise RecipeError(f"the input {name!r} is missing", hint=f"compiled.run({name}=…)")
-        seed = self.plan.context.settings.seed * 1_000_003 + self._steps if seed is None else seed
+        seed = self.plan.context.settings.seed * 1_000_003 + self.plan.context.step if seed is None else seed
         collected = Collected(self.plan, data, seed, self._offloader, watch)
         collected.run()
         return collected
@@ -95,12 +94,12 @@ class Compiled:
             DovetailError: A loss or a gradient is not finite; the weights are as before the optimizer step.
         """
         learnt = Learning(self.plan, collected, watch).run(update=update)
-        self._steps += 1
+        self.plan.context.step += 1
         return {**collected.metrics, **learnt, **{f"time/{name}": value for name, value in collected.seconds.items()}}
 
     def seed_step(self, step: int) -> None:
         """Say which step comes next: what is drawn in it depends on the seed and this number alone."""
-        self._steps = step
+        self.plan.context.step = step
 
     def close(self) -> None:
         """Stop what runs beside."""

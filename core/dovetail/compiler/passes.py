@@ -47,7 +47,7 @@ def _fill_slot(graph: Graph, slot: Node, context: Context) -> Graph:
     ports = {f"reward_{index}": Ref(node.name, "out") for index, node in enumerate(nodes)}
     options = {"weights": tuple(part.weight for part in parts), "labels": tuple(labels)}
     total = Node(slot.name, total_op(len(parts)), ports, options, slot.source)
-    context.notes.append(f"bind: {slot.name} = " + " + ".join(f"{part.weight:g} * {part.label}" for part in parts))
+    context.notes.append(f"bind: {slot.name} = " + " + ".join(f"{part.weight} * {part.label}" for part in parts))
     return graph.with_nodes([*(node for node in graph if node.name != slot.name), *nodes, total])
 
 

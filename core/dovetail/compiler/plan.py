@@ -26,6 +26,7 @@ class Context:
     rewards: tuple[Part, ...] = ()  # the run's own, for the recipe's slot
     driver: Any = None  # plays the environment's episodes and gives its reward; see runtime.scoring.driver_of
     eager: bool = False
+    step: int = 0  # steps done
     notes: list[str] = attrs.field(factory=list)
     warnings: list[str] = attrs.field(factory=list)
 

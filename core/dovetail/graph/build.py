@@ -63,11 +63,11 @@ def run_rewards(completions: Handle, *, name: str = "rewards") -> Handle:
 
 
 def reward(
-    part: str, *, weight: float = 1.0, rollout: Handle | None = None, name: str | None = None, **options: Any
+    part: str, *, weight: Any = 1.0, rollout: Handle | None = None, name: str | None = None, **options: Any
 ) -> Handle:
     """One reward by registry name; ``+ - *`` compose rewards. ``rollout`` is needed only where there are several."""
     rollouts = {} if rollout is None else {"rollouts": rollout}
-    return _part_node("rewards", part, (), rollouts | options, name, weight=weight)
+    return _part_node("rewards", part, (), {**rollouts, **options, "weight": weight}, name)
 
 
 def advantages(first: str | Handle, *ports: Handle, name: str | None = None, **options: Any) -> Handle:
@@ -83,7 +83,7 @@ def loss(part: str, *ports: Handle, name: str | None = None, **options: Any) -> 
 
 
 def _part_node(
-    kind: str, part_name: str, ports: tuple[Handle, ...], named: Mapping[str, Any], name: str | None, **settings: Any
+    kind: str, part_name: str, ports: tuple[Handle, ...], named: Mapping[str, Any], name: str | None
 ) -> Handle:
     wired, options = _split(named)
     part = registry(kind)[part_name](**options)
@@ -94,6 +94,7 @@ def _part_node(
     if len(ports) > len(order):
         hint = f"its ports are {', '.join(order)}"
         raise RecipeError(f"{part} takes {len(order)} ports, got {len(ports)}", hint=hint)
+    settings = {"weight": part.weight} if kind == "rewards" else {}
     return add_node(part_op(part), {**dict(zip(order, ports, strict=False)), **wired}, name, settings)
 
 

@@ -18,7 +18,7 @@ from dovetail.graph.node import Node
 from dovetail.graph.ops import ROLLOUT, SAMPLERS
 from dovetail.messages import Task, Tasks
 from dovetail.rollouts import Rollouts, Scores
-from dovetail.runtime.evaluate import Outputs, broken, estimate, read_outputs, start_function
+from dovetail.runtime.evaluate import Outputs, broken, estimate, read_outputs, start_function, weigh
 from dovetail.runtime.execute import Execution, Watch
 from dovetail.runtime.forward import forward_all
 from dovetail.runtime.scoring import Offloader, PendingScores
@@ -63,16 +63,14 @@ class Collected(Execution):
     def _measure(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for label, scores in self.rollouts.rewards.items():
-            metrics[f"reward/{label}"] = _mean(scores.values[scores.valid], empty=math.nan)
+            metrics[f"reward/{label}"], metrics[f"reward_std/{label}"] = _mean_and_spread(scores)
             metrics[f"invalid/{label}"] = 1 - _mean(scores.valid, empty=1)
         for node in self.nodes:
-            total = self.values[node.name].get("out") if node.op.name == "total" else None
-            if isinstance(total, Scores):
-                good = total.values[total.valid]
-                metrics["reward"] = _mean(good, empty=math.nan)
-                metrics["reward_std"] = good.std().item() if len(good) > 1 else 0.0
-            told, label = self.values[node.name].get("metrics", {}), node.op.part.name if node.op.part else node.op.name
-            metrics.update({f"{label}/{name}": float(number) for name, number in told.items()})
+            outputs, label = self.values[node.name], node.op.part.name if node.op.part else node.op.name
+            if node.op.name == "total":
+                metrics["reward"], metrics["reward_std"] = _mean_and_spread(outputs["out"])
+                metrics.update({f"weight/{name}": float(weight) for name, weight in outputs["weights"].items()})
+            metrics.update({f"{label}/{name}": float(number) for name, number in outputs.get("metrics", {}).items()})
         metrics["invalid"] = 1 - _mean(self.valid, empty=1)
         metrics["tokens"] = float(len(self.rollouts.sampled.values))
         metrics["completion_length"] = _mean(self.rollouts.sampled.lengths)
@@ -98,7 +96,8 @@ class Collected(Execution):
             node, inputs, work = self._running.pop(name)
             if node.op.part:
                 scores = self._rewards[node.op.part.label] = work.result()
-                self.values[name] = {"out": scores.combine(node.options.get("weight", 1.0), operator.mul)}
+                counted, weight = weigh(scores, node.options.get("weight", 1.0), self.plan.context.step)
+                self.values[name] = {"out": counted.combine(weight, operator.mul)}
             elif not wait([work], self._settings.reward_timeout).done:
                 work.cancel()
                 hint = "raise reward_timeout"
@@ -141,3 +140,8 @@ class Collected(Execution):
 
 def _mean(values: Tensor, empty: float = 0.0) -> float:
     return values.float().mean().item() if len(values) else empty
+
+
+def _mean_and_spread(scores: Scores) -> tuple[float, float]:
+    good = scores.values[scores.valid]
+    return _mean(good, empty=math.nan), good.std().item() if len(good) > 1 else 0.0

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
 from dovetail.errors import PartError
 from dovetail.graph.node import Node
 from dovetail.graph.types import SCALAR
+from dovetail.parts import Part
 from dovetail.ragged import Ragged
 from dovetail.rollouts import Advantages, LossTerms, Rollouts, Scores
 
@@ -67,15 +70,28 @@ def arithmetic(node: Node, inputs: Mapping[str, Any]) -> Outputs:
     return {"out": operation(left, right)}
 
 
-def total(node: Node, inputs: Mapping[str, Scores]) -> Outputs:
+def total(node: Node, inputs: Mapping[str, Scores], step: int) -> Outputs:
     """The weighted total of rewards; valid where all of them are."""
-    weights, labels = node.options["weights"], node.options["labels"]
-    weighted = [score.combine(weight, operator.mul) for score, weight in zip(inputs.values(), weights, strict=True)]
+    given = zip(node.options["labels"], inputs.values(), node.options["weights"], strict=True)
+    weighed = {label: weigh(score, weight, step) for label, score, weight in given}
+    products = [score.combine(weight, operator.mul) for score, weight in weighed.values()]
     return {
-        "out": functools.reduce(lambda left, right: left.combine(right, operator.add), weighted),
-        "parts": dict(zip(labels, inputs.values(), strict=True)),
-        "weights": dict(zip(labels, weights, strict=True)),
+        "out": functools.reduce(lambda left, right: left.combine(right, operator.add), products),
+        "parts": {label: score for label, (score, _) in weighed.items()},
+        "weights": {label: weight for label, (_, weight) in weighed.items()},
     }
+
+
+def weigh(scores: Scores, weight: float | Part, step: int) -> tuple[Scores, float]:
+    """The scores that count, and what they are multiplied by."""
+    if not isinstance(weight, Part):
+        return scores, weight
+    given = scores.values[scores.valid]
+    counted, factor = weight.call("weigh", {"scores": given, "step": step})
+    if counted.shape != given.shape or not bool(torch.isfinite(counted).all()) or not math.isfinite(factor):
+        problem = f"gave {tuple(counted.shape)} scores and the weight {factor!r} for {len(given)} scores"
+        raise weight.error(problem, hint=f"return {len(given)} finite scores and a finite weight")
+    return attrs.evolve(scores, values=scores.values.masked_scatter(scores.valid, counted.float())), factor
 
 
 def estimate(node: Node, inputs: Mapping[str, Any], rollouts: Rollouts) -> Outputs:

@@ -106,7 +106,7 @@ class Execution:
         if node.op.name == "frozen":
             live = inputs["live"]
             return {"out": live.detach() if isinstance(live, Ragged | Tensor) else live}
-        return total(node, inputs) if node.op.name == "total" else arithmetic(node, inputs)
+        return total(node, inputs, self.plan.context.step) if node.op.name == "total" else arithmetic(node, inputs)
 
     def _model_pass(self, node: Node, inputs: dict[str, Any]) -> Outputs:
         """One pass serves all nodes that read the same agent and rollouts, unless the mode is eager."""

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from dovetail.graph.recipe import Recipe
-from dovetail.parts import Part, PartManager, check_hooks, options_of
+from dovetail.parts import Part, check_hooks, options_of
 from dovetail.registry import registry
 from dovetail_testing import (
     advantage_checks,
@@ -19,10 +19,13 @@ from dovetail_testing import (
     loss_checks,
     recipe_checks,
     reward_checks,
+    weight_checks,
 )
+from dovetail_trainer.manager import PartManager
 
 _CHECKS: Mapping[str, Callable[..., Mapping[str, Callable[[Any], None]]]] = {
     "rewards": reward_checks.checks,
+    "weights": weight_checks.checks,
     "advantages": advantage_checks.checks,
     "losses": loss_checks.checks,
     "environments": environment_checks.checks,

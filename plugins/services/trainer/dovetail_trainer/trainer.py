@@ -25,7 +25,7 @@ from dovetail.graph.graph import Graph
 from dovetail.graph.recipe import Recipe, as_recipe
 from dovetail.graph.types import AGENT, PROMPTS, ROLLOUTS
 from dovetail.messages import Task, Tasks
-from dovetail.parts import Part, PartManager, check_options
+from dovetail.parts import Part, check_options
 from dovetail.registry import as_part
 from dovetail.rollouts import Rollouts, Scores
 from dovetail.runtime.collect import Collected
@@ -35,6 +35,7 @@ from dovetail_trainer import checkpoint
 from dovetail_trainer.config.build import describe_run
 from dovetail_trainer.data import Batches, DataSettings, encode_rows, read_rows
 from dovetail_trainer.lock import compare_lock, plugin_lock
+from dovetail_trainer.manager import PartManager
 from dovetail_trainer.run import Run
 
 EVALUATION_BATCH = 128
@@ -104,7 +105,7 @@ class Trainer:
         named = [*filter(None, [self.environment]), *self.rewards, *self.loggers, *self.extensions]
         graph_parts = [node.op.part for node in self.compiled.graph if node.op.part and node.op.name != "reward"]
         samples = self.environment is not None or any(node.op.name == "generate" for node in self.compiled.graph)
-        self.parts = [*named, *graph_parts, *([policy.generator] if samples else [])]
+        self.parts = [*named, *graph_parts, *_weights(self.compiled.graph), *([policy.generator] if samples else [])]
         self._manager, self._listening = PartManager(self.parts), list(self.loggers)
         self._saved_step = 0
 
@@ -319,6 +320,12 @@ def play_greedily(
 
 def _mean_of_valid(given: Sequence[Scores]) -> float:
     return torch.cat([scores.values[scores.valid] for scores in given]).mean().item()
+
+
+def _weights(graph: Graph) -> list[Part]:
+    """The parts that say how rewards count in the total."""
+    named = [weight for node in graph for weight in (node.options.get("weight"), *node.options.get("weights", ()))]
+    return [weight for weight in named if isinstance(weight, Part)]
 
 
 def _rss_mb() -> float:

@@ -38,7 +38,9 @@ def build(config: RunConfig, run_dir: str | Path | None = None, algorithm: Recip
 
 def _build_part(kind: str, config: PartConfig) -> Part:
     factory = registry(kind)[config.use]
-    words = {"weight": config.weight, "name": config.name, "process": config.process}
+    weight = config.weight
+    weight = _build_part("weights", weight) if isinstance(weight, PartConfig) else weight
+    words = {"weight": weight, "name": config.name, "process": config.process}
     return factory(**{**words, **config.options})  # type: ignore[no-any-return]
 
 
@@ -68,10 +70,14 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
 
 
 def _describe_part(part: Part) -> dict[str, Any]:
-    weight = {"weight": part.weight} if part.weight != 1.0 else {}
+    weight = {"weight": _describe_weight(part.weight)} if part.weight != 1.0 else {}
     name = {"name": part.label} if part.label != part.name else {}
     process = {} if part.process is None else {"process": part.process}
     return {"use": part.name, **weight, **name, **process, **part.options()}
+
+
+def _describe_weight(weight: float | Part) -> Any:
+    return _describe_part(weight) if isinstance(weight, Part) else weight
 
 
 def _describe_agent(agent: Agent) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class PartConfig:
     """``{use: name, weight: …, name: …, process: …, …options}``, or the name alone; ``process`` is of rewards."""
 
     use: str
-    weight: float = 1.0
+    weight: Any = 1.0  # of a reward: a number, or the PartConfig of a part of kind weights
     name: str | None = None
     process: bool | None = None
     options: Mapping[str, Any] = attrs.field(factory=dict)
@@ -183,7 +183,12 @@ class _Reader:
                     self._mistake(text, (*path, name) if name in options else path)
         except DovetailError as error:
             self._mistake(", ".join(filter(None, [error.what, error.hint])), path, "use")
+        if "weight" in own:
+            own["weight"] = self._weight(own["weight"], (*path, "weight"))
         return self._typed(PartConfig, {**own, "options": options}, path)
+
+    def _weight(self, raw: Any, path: Path) -> Any:
+        return self._part("weights", raw, path) if isinstance(raw, str | Mapping) else self._typed(float, raw, path)
 
     def _parts(self, kind: str, raw: Any, path: Path) -> tuple[PartConfig, ...]:
         if not self._is_a(raw, path, list, tuple):

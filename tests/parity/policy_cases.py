@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 import trl_side
-from parity import Side, case
 
 import dovetail as dt
 from dovetail.testing import tiny_rollouts
 from dovetail_testing.loss_checks import inputs, loss_and_gradients
+from parity import Side, case
 
 
 def batch(seed: int, dtype: torch.dtype) -> tuple[Any, dict[str, dt.Ragged]]:

@@ -1,8 +1,9 @@
 """Our numbers are those of the systems and papers that people trust."""
 
-import parity
 import pytest
 import torch
+
+import parity
 
 
 @pytest.mark.parametrize("case", parity.all_cases(), ids=lambda case: f"{case.part} | {case.peer}")

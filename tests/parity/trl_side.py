@@ -10,8 +10,6 @@ import tempfile
 import warnings
 from typing import Any
 
-import torch
-
 from dovetail import Ragged, Rollouts
 
 GROUP = 4

@@ -15,6 +15,7 @@ from dovetail.graph.graph import Graph
 from dovetail.graph.node import Node, Op, Ref, caller
 from dovetail.graph.ops import FORWARD_OPS, GENERATE, GENERATE_OPTIONS, part_op
 from dovetail.graph.types import AGENT, ANY, LOSS, PROMPTS, ROLLOUTS, PortType, joined
+from dovetail.parts import options_of
 from dovetail.registry import registry
 
 _current: contextvars.ContextVar[Editor] = contextvars.ContextVar("editor")
@@ -153,6 +154,28 @@ class Editor:
             inner = {key: value for key, value in options.items() if key not in own}
             op = part_op(registry(part.kind)[part.name](**{"process": part.process, **part.options(), **inner}))
         self.graph = self.graph.put(attrs.evolve(node, op=op, options={**node.options, **own})).check()
+        return self[name]
+
+    def swap(self, name: str, part: str, **options: Any) -> Handle:
+        """Give a node another part of its kind: its wires, and the options that both parts have, stay as they are.
+
+        A RecipeError tells of an option that was set and that the new part does not have.
+        """
+        node = self.graph[name]
+        old = node.op.part
+        if old is None:
+            raise RecipeError(f"{node} is no part, so no other can take its place", where=node.where("made"))
+        known = [option.name for option in options_of(registry(old.kind).target(part)[0])]
+        kept = {key: value for key, value in old.options().items() if key in known}
+        for option in options_of(old.target):
+            if option.name not in known and old.options().get(option.name) != option.default:
+                what = (
+                    f"{option.name}={old.options()[option.name]!r} is an option of {node}, and {part!r} has none such"
+                )
+                raise RecipeError(what, hint=did_you_mean(option.name, known))
+        op = part_op(registry(old.kind)[part](**{"process": old.process, **kept, **options}))
+        inputs = {port: ref for port, ref in node.inputs.items() if port in op.inputs}
+        self.graph = self.graph.put(attrs.evolve(node, op=op, inputs=inputs, source=caller())).check()
         return self[name]
 
     def drop(self, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import dovetail as dt
+from dovetail_grpo.policy import Reduction
 
 
 @dt.recipe
@@ -31,9 +32,7 @@ def grpo(
     correction_level: Literal["token", "sequence", "geometric"] = "token",
     correction_cap: float = 2.0,
     correction_floor: float = 0.5,
-    reduction: Literal[
-        "token_mean", "sequence_mean", "sequence_sum_mean", "sequence_sum_norm", "prompt_mean"
-    ] = "token_mean",
+    reduction: Reduction = "token_mean",
     norm: float | None = None,
     epochs: int = 1,
     minibatches: int = 1,

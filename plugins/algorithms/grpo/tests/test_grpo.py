@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from dovetail import Ragged, losses, recipes
 from dovetail.errors import OptionError
 from dovetail.testing import part_checks, tiny_rollouts
-from dovetail_grpo.clipped import REDUCTIONS, ClippedLoss
+from dovetail_grpo.clipped import ClippedLoss
 from dovetail_grpo.group import GroupAdvantages
+from dovetail_grpo.policy import REDUCTIONS
 from dovetail_grpo.terms import bounded, kl_terms, sampler_ratios
 from dovetail_testing.loss_checks import inputs
 

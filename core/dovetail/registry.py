@@ -53,7 +53,6 @@ class Registry:
 
     def target(self, name: str) -> tuple[Any, Provenance]:
         """Import the class or function of a part; errors as for :func:`catalog.find` and :meth:`Entry.load`."""
-        name = self._spelled(name)
         if name in self._own:
             return self._own[name], Provenance.of_script(self._own[name])
         entry = catalog.find(self.kind, name, also=self._own)
@@ -63,16 +62,13 @@ class Registry:
         target, provenance = self.target(name)
         if self.kind in ("recipes", "commands"):
             return target
-        return PartFactory(self.kind, self._spelled(name).partition("@")[0], target, provenance)
-
-    def _spelled(self, name: str) -> str:
-        hyphenated = name.replace("_", "-")  # which attributes, and the functions that recipes are, cannot be
-        return hyphenated if hyphenated in self and name not in self else name
+        return PartFactory(self.kind, name.partition("@")[0], target, provenance)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        return self[name]
+        hyphenated = name.replace("_", "-")  # which an attribute cannot be
+        return self[hyphenated if hyphenated in self and name not in self else name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted({entry.name for entry in catalog.entries() if entry.kind == self.kind} | set(self._own)))

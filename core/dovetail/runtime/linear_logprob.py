@@ -123,13 +123,7 @@ def _logits(
 
 
 def linear_logprob(
-    hidden: Tensor,
-    head: Head,
-    targets: Tensor,
-    *,
-    temperature: float = 1.0,
-    chunk: int = 256,
-    entropy: bool = False,
+    hidden: Tensor, head: Head, targets: Tensor, *, temperature: float = 1.0, chunk: int = 256, entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probability of ``targets`` under ``softmax(head(hidden) / temperature)``.
 

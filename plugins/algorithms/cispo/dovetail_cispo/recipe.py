@@ -15,4 +15,4 @@ def cispo(graph: Any, *, cap: float = 5.0, floor: float = 0.0) -> None:
         cap: See the loss ``cispo``.
         floor: See the loss ``cispo``.
     """
-    graph.swap("loss", "cispo", cap=cap, floor=floor)
+    graph.set("loss", use="cispo", cap=cap, floor=floor)

@@ -30,8 +30,3 @@ def test_its_defaults_can_be_overridden():
     graph = recipes["dr-grpo"](norm=32.0, scale="batch").trace()
     assert graph["loss"].settings()["norm"] == 32.0
     assert graph["advantages"].settings()["scale"] == "batch"
-
-
-def test_the_function_and_the_registry_spell_its_name_alike():
-    """dt.recipes.dr_grpo, and the name that a run writes into its folder, find it."""
-    assert recipes.dr_grpo is recipes["dr-grpo"] is recipes[recipes.dr_grpo.name]

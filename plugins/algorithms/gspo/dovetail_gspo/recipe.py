@@ -14,4 +14,4 @@ def gspo(graph: Any, *, level: Literal["sequence", "token"] = "sequence") -> Non
     Args:
         level: See the loss ``gspo``.
     """
-    graph.swap("loss", "gspo", level=level)
+    graph.set("loss", use="gspo", level=level)

@@ -14,4 +14,4 @@ def kimi(graph: Any, *, tau: float = 0.1) -> None:
     Args:
         tau: See the loss ``mirror-descent``.
     """
-    graph.swap("loss", "mirror-descent", tau=tau)
+    graph.set("loss", use="mirror-descent", tau=tau)

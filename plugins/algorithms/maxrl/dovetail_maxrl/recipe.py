@@ -10,4 +10,4 @@ import dovetail as dt
 @dt.algorithm(using=dt.recipes.grpo(eps=1e-6))
 def maxrl(graph: Any) -> None:
     """Maximum likelihood RL (Tajwar et al. 2026, arXiv 2602.02710): grpo divided by the rate of success."""
-    graph.swap("advantages", "maxrl")
+    graph.set("advantages", use="maxrl")

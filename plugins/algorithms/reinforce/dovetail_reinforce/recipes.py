@@ -18,8 +18,8 @@ def reinforce(
         baseline: See the estimator ``returns``.
         whiten: See the estimator ``returns``.
     """
-    graph.swap("advantages", "returns", gamma=gamma, baseline=baseline, whiten=whiten)
-    graph.swap("loss", "reinforce")
+    graph.set("advantages", use="returns", gamma=gamma, baseline=baseline, whiten=whiten)
+    graph.set("loss", use="reinforce")
 
 
 @dt.algorithm(using=dt.recipes.grpo(group_size=1))
@@ -33,7 +33,7 @@ def reinforce_plus_plus(
         kl_coef: Weight of the KL penalty in the reward; 0 loads no reference model. ``beta`` puts it into the loss.
         baseline: See the estimator ``returns``.
     """
-    graph.swap("advantages", "returns", gamma=gamma, kl_coef=kl_coef, baseline=baseline, whiten=True)
+    graph.set("advantages", use="returns", gamma=gamma, kl_coef=kl_coef, baseline=baseline, whiten=True)
 
 
 @dt.algorithm(using=reinforce_plus_plus(group_size=8, baseline="group", kl_estimator="k2"))
@@ -56,11 +56,11 @@ def rloo(graph: Any, *, kl_coef: float = 0.0) -> None:
     """
     if kl_coef:
         graph.rewards.replace_with(penalised(graph.rewards, graph.policy_logprobs, graph.ref_logprobs, kl_coef=kl_coef))
-    graph.swap("loss", "reinforce")
+    graph.set("loss", use="reinforce")
 
 
 @dt.algorithm(using=dt.recipes.grpo)
 def opo(graph: Any) -> None:
     """On-policy RL with the optimal reward baseline (Hao et al. 2025, arXiv 2505.23585): no ratio, no penalty."""
-    graph.swap("advantages", "opo")
-    graph.swap("loss", "reinforce")
+    graph.set("advantages", use="opo")
+    graph.set("loss", use="reinforce")

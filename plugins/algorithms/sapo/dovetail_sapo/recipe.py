@@ -15,4 +15,4 @@ def sapo(graph: Any, *, tau_positive: float = 1.0, tau_negative: float = 1.05) -
         tau_positive: See the loss ``sapo``.
         tau_negative: See the loss ``sapo``.
     """
-    graph.swap("loss", "sapo", tau_positive=tau_positive, tau_negative=tau_negative)
+    graph.set("loss", use="sapo", tau_positive=tau_positive, tau_negative=tau_negative)

@@ -28,10 +28,6 @@ from dovetail.settings import LoraSettings, OptimizerSettings, TinySettings
 DtypeName = Literal["float32", "bfloat16", "float16", "float64"]
 
 
-def _or_default(optimizer: OptimizerSettings | None) -> OptimizerSettings:
-    return optimizer or OptimizerSettings()
-
-
 @attrs.define(eq=False, slots=False)
 class Agent:
     """A language model that samples, is asked for log-probs or values, and may learn. It is loaded when first used.
@@ -58,7 +54,7 @@ class Agent:
     _generator: str | Part = attrs.field(default="native", kw_only=True)
     lora: LoraSettings | None = attrs.field(default=None, kw_only=True)
     _head: Literal["value"] | None = attrs.field(default=None, kw_only=True)
-    optimizer: OptimizerSettings = attrs.field(default=None, converter=_or_default, kw_only=True)
+    optimizer: OptimizerSettings = attrs.field(factory=OptimizerSettings, kw_only=True)
     dtype: DtypeName = attrs.field(default="float32", kw_only=True)
     _device: str = attrs.field(default="auto", kw_only=True)
     autocast: Literal["bfloat16", "float16"] | None = attrs.field(default=None, kw_only=True)

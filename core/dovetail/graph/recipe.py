@@ -74,8 +74,13 @@ class Recipe:
         """Every option with its value."""
         return {option.name: option.default for option in self.options}
 
-    def __call__(self, **options: Any) -> Recipe:
-        """Set options; an OptionError tells the unknown one, or all that are of the wrong type."""
+    def __call__(self, *, preset: str | None = None, **options: Any) -> Recipe:
+        """Set options; an OptionError tells the unknown one, or all that are of the wrong type.
+
+        A preset is a recipe of its own, registered as this one's name, a hyphen, and the preset's.
+        """
+        if preset is not None:
+            return as_recipe(f"{self.name}-{preset}")(**{**self.bound, **options})
         known = {option.name: option for option in self.options}
         mistakes = []
         for name, value in options.items():

@@ -167,8 +167,7 @@ def read_outputs(node: Node, result: Any, inputs: Mapping[str, Any]) -> Outputs:
     given = [value for value in inputs.values() if isinstance(value, Scores)]
     for port, value in outputs.items():
         if given and isinstance(value, Tensor) and value.shape == given[0].values.shape:
-            made = Scores.ok(value)
-            for scores in given:
-                made = scores.combine(made, lambda _, values: values)
-            outputs[port] = made
+            outputs[port] = functools.reduce(
+                lambda made, s: s.combine(made, lambda _, own: own), given, Scores.ok(value)
+            )
     return outputs

@@ -167,6 +167,9 @@ class _Reader:
         if not isinstance(raw, Mapping) or not isinstance(raw.get("use"), str):
             self._mistake("a part is written {use: <name>, …options} or as its name", path)
             return None
+        if kind == "recipes" and isinstance(preset := raw.get("preset"), str):
+            raw = {**raw, "use": f"{raw['use']}-{preset}"}
+            del raw["preset"]
         words = ("use", "weight", "name", *(["process"] if kind == "rewards" else []))
         own = {key: raw[key] for key in words if key in raw}
         options = {str(key): value for key, value in raw.items() if key not in own}

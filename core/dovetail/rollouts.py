@@ -245,7 +245,8 @@ class Rollouts:
     def to(self, device: Any) -> Rollouts:
         """Move the token data; scores and tasks stay."""
         moved = self.sampled_logprobs.to(device) if self.sampled_logprobs is not None else None
-        return attrs.evolve(self, tokens=self.tokens.to(device), origin=self.origin.to(device), sampled_logprobs=moved)
+        tokens, origin = self.tokens.to(device), self.origin.to(device)
+        return attrs.evolve(self, tokens=tokens, origin=origin, groups=self.groups.to(device), sampled_logprobs=moved)
 
     def select(self, rows: Sequence[int] | Tensor) -> Rollouts:
         """Take rows by index or by mask, in the order given."""

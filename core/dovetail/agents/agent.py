@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import attrs
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dovetail.agents import models
@@ -136,14 +137,15 @@ class Agent:
 
     @cached_property
     def value_head(self) -> torch.nn.Linear:
-        """``[D] -> 1``, float32 or the model's float64, starting at 0. A DovetailError if it was not asked for."""
+        """``[D] -> 1``, float32 or the model's float64, as it was saved or 0. A DovetailError if it was not asked for."""
         if self._head != "value":
             raise DovetailError(f"the agent {self.name!r} has no value head", hint='dt.Agent(…, head="value")')
         dtype = torch.promote_types(getattr(torch, self.dtype), torch.float32)
         width = self._causal.config.get_text_config().hidden_size
         head = torch.nn.Linear(width, 1, device=self.device, dtype=dtype).requires_grad_(self.trainable)
-        torch.nn.init.zeros_(head.weight)
-        torch.nn.init.zeros_(head.bias)
+        saved = Path(self.name) / models.VALUE_HEAD
+        zeros = {name: torch.zeros_like(parameter) for name, parameter in head.named_parameters()}
+        head.load_state_dict(load_file(saved) if saved.exists() else zeros)
         return head
 
     @property
@@ -294,7 +296,5 @@ class Agent:
             model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         if self._head == "value":
-            from safetensors.torch import save_file
-
-            save_file(self.value_head.state_dict(), folder / "value_head.safetensors")
+            save_file(self.value_head.state_dict(), folder / models.VALUE_HEAD)
         return folder

@@ -16,6 +16,8 @@ from dovetail.errors import UserError
 from dovetail.runtime.linear_logprob import Head, linear_logprob
 from dovetail.settings import LoraSettings, TinySettings
 
+VALUE_HEAD = "value_head.safetensors"  # beside the model's own files
+
 
 @contextlib.contextmanager
 def no_progress_bar() -> Iterator[None]:

@@ -14,7 +14,7 @@ from dovetail.graph.edit import Handle, add_node, check_counts, current_editor, 
 from dovetail.graph.graph import LossTerm
 from dovetail.graph.node import Op, Place
 from dovetail.graph.ops import ENTROPY, GENERATE, LOGPROBS, REWARD_SLOT, ROLLOUT, VALUES, part_op, ports_of
-from dovetail.graph.types import ANY, LOSS, PER_TOKEN, ROLLOUTS, SCALAR, PortType
+from dovetail.graph.types import AGENT, ANY, LOSS, PER_TOKEN, ROLLOUTS, SCALAR, PortType
 from dovetail.registry import registry
 
 DEFAULT_ADVANTAGES = "group"
@@ -122,7 +122,7 @@ def add_loss(node: Handle, weight: float = 1.0) -> None:
 def op(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make an operation of a plain or async function.
 
-    Parameters that are given nodes become ports, all else options. ``Ragged``, ``Rollouts``, ``Scores`` and
+    Parameters that are given nodes become ports, all else options. ``Agent``, ``Ragged``, ``Rollouts``, ``Scores`` and
     ``LossTerms`` in the hints give typed ports, anything else fits every port. A dict annotation
     ``-> {"rewards": Tensor}`` names several outputs. Called with real values it is the function itself. Async
     functions run beside the training thread and without gradients.
@@ -160,5 +160,5 @@ def _port_type(annotation: Any) -> PortType:
     if isinstance(annotation, PortType):
         return annotation
     name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    types = {"Ragged": PER_TOKEN, "Rollouts": ROLLOUTS, "Scores": SCALAR, "LossTerms": LOSS}
+    types = {"Agent": AGENT, "Ragged": PER_TOKEN, "Rollouts": ROLLOUTS, "Scores": SCALAR, "LossTerms": LOSS}
     return types.get(name.rpartition(".")[2], ANY)

@@ -32,7 +32,7 @@ GENERATE_OPTIONS = ("samples", *(field.name for field in attrs.fields(Sampling))
 _PORTS: Mapping[str, PortType] = {
     **dict.fromkeys(("logprobs", "old_logprobs", "ref_logprobs", "entropy", "values", "old_values"), PER_TOKEN),
     **dict.fromkeys(("rewards", "advantages", "returns"), PER_TOKEN),
-    "final_values": SCALAR,
+    **dict.fromkeys(("final_values", "baselines"), SCALAR),
     "reward_parts": PARTS,
     "reward_weights": PARTS,
 }

@@ -34,6 +34,7 @@ from dovetail.settings import TrainSettings
 from dovetail_trainer import checkpoint
 from dovetail_trainer.config.build import describe_run
 from dovetail_trainer.data import Batches, DataSettings, encode_rows, read_rows
+from dovetail_trainer.layouts import layout_of
 from dovetail_trainer.lock import compare_lock, plugin_lock
 from dovetail_trainer.manager import PartManager
 from dovetail_trainer.run import Run
@@ -123,8 +124,9 @@ class Trainer:
         if self._kind == ROLLOUTS:
             if self.data is None:
                 raise DataError(f"the recipe {self.recipe.name!r} reads rows", hint="pass data=<path to a JSONL file>")
-            self._encode = functools.partial(encode_rows, agent=self.policy)
-            return Batches(read_rows(self.data), size, seed, shuffle=self.data.shuffle, name=self.data.path)
+            layout = layout_of(self._input)
+            self._encode = functools.partial(encode_rows, agent=self.policy, layout=layout)
+            return Batches(read_rows(self.data, layout), size, seed, shuffle=self.data.shuffle, name=self.data.path)
         if self.prompts is not None:
             return Batches(self.prompts, size, seed, name="prompts")
         if self.environment is None or self._kind != PROMPTS:
@@ -295,11 +297,11 @@ class Trainer:
 
 
 def _references(graph: Graph, policy: Agent, given: Mapping[str, Agent]) -> dict[str, Agent]:
-    """A frozen policy for each agent that was not given and that only log-probs are taken of."""
+    """A frozen policy for each agent that was not given and that is called ``ref_…``, or only log-probs are taken of."""
     types = graph.input_types().items()
     missing = [name for name, kind in types if kind == AGENT and name != "policy" and name not in given]
     readers = {name: {node.op.name for node, _, _ in graph.readers(name)} for name in missing}
-    return {name: policy.frozen() for name in missing if readers[name] <= {"logprobs"}}
+    return {name: policy.frozen() for name in missing if name.startswith("ref_") or readers[name] <= {"logprobs"}}
 
 
 def play_greedily(

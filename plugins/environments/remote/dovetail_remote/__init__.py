@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs.validators import and_, ge, gt, le
+from attrs.validators import ge, gt
 
 from dovetail import Environment, Task, hookimpl
 
@@ -35,7 +35,6 @@ class Remote:
         reconnect: Seconds within which a server that cannot be reached must be back.
         wait: Seconds that a new episode waits for a place on a full server.
         max_in_flight: Calls at a time; more wait here. Usual range 64 to 512.
-        max_message_mb: Largest reply.
     """
 
     address: str
@@ -49,7 +48,6 @@ class Remote:
     reconnect: float = attrs.field(default=15.0, validator=ge(0))
     wait: float = attrs.field(default=600.0, validator=ge(0))
     max_in_flight: int = attrs.field(default=256, validator=ge(1))
-    max_message_mb: int = attrs.field(default=16, validator=and_(ge(1), le(2000)))
     _connection: Any = attrs.field(default=None, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:

@@ -1,8 +1,4 @@
-"""The client: one channel, any number of episodes, from any event loop.
-
-It uses gRPC's blocking stack, whose futures belong to no event loop: a run, its evaluation and a notebook have loops
-of their own, and a channel of grpc.aio would be bound to one of them.
-"""
+"""The client: one connection, any number of episodes, from any event loop."""
 
 from __future__ import annotations
 
@@ -22,36 +18,37 @@ from dovetail import Message, StepResult, Task, ToolSpec, UserError
 from dovetail_remote import environments_pb2 as pb
 from dovetail_remote import environments_pb2_grpc as rpc
 from dovetail_remote import wire
-from dovetail_remote.errors import RemoteError, SessionLost, raised
+from dovetail_remote.errors import Refused, RemoteError, SessionLost, raised
+from dovetail_remote.stream import Stream
 from dovetail_remote.tokens import read_file, read_token
 
 if TYPE_CHECKING:
     from dovetail_remote import Remote
 
 _PAGE = 500
+_CLOSE_SECONDS = 10.0
 
 
 class RemoteEpisode:
     """An environment on the server."""
 
-    def __init__(self, connection: Connection, session: str, tools: Sequence[ToolSpec], agents: Sequence[str]) -> None:
-        self.tools, self.agents = tools, agents
+    def __init__(self, connection: Connection, session: str, opened: Any) -> None:
         self.session = session
         self._connection, self._turn, self._closed = connection, 0, False
+        self._max_bytes = opened.max_message_bytes
+        self._learn(opened)
 
     async def reset(self, *, seed: int, task: Task | None = None) -> StepResult:
         """Begin the episode."""
-        request = pb.ResetRequest(session=self.session, turn=self._next(), seed=seed)
-        if task is not None:
-            request.task.CopyFrom(wire.task_out(task))
-        outcome = await self._connection.call("Reset", request)
-        self.tools, self.agents = wire.tools_in(outcome.tools), tuple(outcome.agents)
+        sent = None if task is None else wire.task_out(task)
+        outcome = await self._turned(pb.Request(reset=pb.ResetRequest(session=self.session, seed=seed, task=sent)))
+        self._learn(outcome)
         return wire.result_in(outcome.result)
 
     async def step(self, action: Message) -> StepResult:
         """Answer a turn."""
-        request = pb.StepRequest(session=self.session, turn=self._next(), action=wire.message_out(action))
-        return wire.result_in((await self._connection.call("Step", request)).result)
+        request = pb.Request(step=pb.StepRequest(session=self.session, action=wire.message_out(action)))
+        return wire.result_in((await self._turned(request)).result)
 
     async def close(self) -> None:
         """Give the session back. If the server cannot be told, the session ends with its lease."""
@@ -59,11 +56,18 @@ class RemoteEpisode:
             self._closed = True
             await self._connection.hang_up(self)
 
-    def _next(self) -> int:
+    def _learn(self, told: Any) -> None:
+        self.tools: Sequence[ToolSpec] = wire.tools_in(told.tools)
+        self.agents: Sequence[str] = tuple(told.agents)
+
+    async def _turned(self, request: Any) -> Any:
         if self._closed:
             raise RuntimeError("the episode is closed")
+        if (size := request.ByteSize()) > self._max_bytes:
+            raise RemoteError(f"the message has {size} bytes, and the server's max_message_mb is {self._max_bytes >> 20}")
         self._turn += 1
-        return self._turn
+        getattr(request, request.WhichOneof("call")).turn = self._turn
+        return (await self._connection.call(request)).outcome
 
 
 class Connection:
@@ -71,11 +75,11 @@ class Connection:
 
     def __init__(self, options: Remote) -> None:
         self._options = options
+        token = read_token(options.token_file) if options.token_file else None
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._channel = _open_channel(options)
         self._stub = rpc.EnvironmentsStub(self._channel)
-        self._metadata = ()
-        if options.token_file:
-            self._metadata = (("authorization", f"Bearer {read_token(options.token_file)}"),)
+        self._stream: Stream | None = None
         self._places: weakref.WeakKeyDictionary[Any, asyncio.Semaphore] = weakref.WeakKeyDictionary()
         self._episodes: weakref.WeakSet[RemoteEpisode] = weakref.WeakSet()
         self._heart: threading.Thread | None = None
@@ -84,16 +88,14 @@ class Connection:
 
     def tasks(self, split: str) -> Iterator[Task]:
         """All tasks of a split, page by page."""
-        start = 0
-        while True:
+        start, is_last = 0, False
+        while not is_last:
             page = self._list_tasks(split, start)
             if page.HasField("failure"):
                 told = raised(page.failure, self._options.address)
                 raise UserError(f"{page.failure.type}: {page.failure.message}", where=told.__notes__)
             yield from map(wire.task_in, page.tasks)
-            start += len(page.tasks)
-            if page.is_last:
-                return
+            start, is_last = start + len(page.tasks), page.is_last
 
     def _list_tasks(self, split: str, start: int) -> Any:
         request = pb.ListTasksRequest(environment=self._options.environment, split=split, start=start, count=_PAGE)
@@ -102,26 +104,29 @@ class Connection:
             try:
                 return self._stub.ListTasks(request, timeout=self._options.timeout, metadata=self._metadata)
             except grpc.RpcError as error:
-                pause = retries.pause(error)
+                refused = Refused.of(error)
+                pause = retries.pause(refused)
                 if pause is None:
-                    raise _user_error(error, self._options) from error
+                    raise _user_error(refused, self._options) from error
                 time.sleep(pause)
 
     async def open(self) -> RemoteEpisode:
         """A new session; waits for a place if the server is full."""
         session = secrets.token_hex(16)
-        opened = await self.call("Open", pb.OpenRequest(environment=self._options.environment, session=session))
-        episode = RemoteEpisode(self, session, wire.tools_in(opened.tools), tuple(opened.agents))
+        request = pb.Request(open=pb.OpenRequest(environment=self._options.environment, session=session))
+        opened = (await self.call(request)).opened
+        episode = RemoteEpisode(self, session, opened)
         self._episodes.add(episode)
         self._keep_alive(opened.lease_seconds / 3)
         return episode
 
     async def hang_up(self, episode: RemoteEpisode) -> None:
+        """Close a session, if the server can be told."""
         self._episodes.discard(episode)
-        with contextlib.suppress(grpc.RpcError):
-            await self._once("Close", pb.CloseRequest(session=episode.session), min(10.0, self._options.timeout))
+        with contextlib.suppress(Refused, TimeoutError):
+            await self._ask(pb.Request(close=pb.CloseRequest(session=episode.session)), _CLOSE_SECONDS)
 
-    async def call(self, method: str, request: Any) -> Any:
+    async def call(self, request: Any) -> Any:
         """The reply; sent again while the server cannot be reached or has no place.
 
         Raises:
@@ -129,37 +134,39 @@ class Connection:
             RemoteError: It refused, failed, or gave no answer in time.
             RemoteFailure: The environment has raised.
         """
-        retries = Retries(self._options)
+        options, retries = self._options, Retries(self._options)
         while True:
             try:
-                reply = await self._once(method, request, self._options.timeout)
-            except grpc.RpcError as error:
-                pause = retries.pause(error)
+                reply = await self._ask(request, options.timeout)
+            except Refused as refused:
+                pause = retries.pause(refused)
                 if pause is None:
-                    raise _error(error, method, self._options) from error
+                    is_gone = not request.HasField("open") and refused.code in ("NOT_FOUND", "UNAVAILABLE")
+                    raise (SessionLost if is_gone else RemoteError)(f"{options.address}: {refused}") from refused
                 await asyncio.sleep(pause)
                 continue
-            if "failure" in reply.DESCRIPTOR.fields_by_name and reply.HasField("failure"):
-                raise raised(reply.failure, self._options.address)
+            except TimeoutError:
+                raise RemoteError(f"{options.address} gave no answer within {options.timeout:g} s") from None
+            if reply.HasField("failure"):
+                raise raised(reply.failure, options.address)
             return reply
 
-    async def _once(self, method: str, request: Any, seconds: float) -> Any:
+    async def _ask(self, request: Any, seconds: float) -> Any:
         loop = asyncio.get_running_loop()
         if loop not in self._places:
             self._places[loop] = asyncio.Semaphore(self._options.max_in_flight)
-        async with self._places[loop]:
-            answer = loop.create_future()
-            call = getattr(self._stub, method).future(request, timeout=seconds, metadata=self._metadata)
-            call.add_done_callback(lambda done: _tell(loop, answer, done))
-            try:
-                return await answer
-            except asyncio.CancelledError:
-                call.cancel()
-                raise
+        async with self._places[loop], asyncio.timeout(seconds):
+            return await self._connected().ask(request)
+
+    def _connected(self) -> Stream:
+        with self._lock:
+            if self._stream is None or not self._stream.alive:
+                self._stream = Stream(self._stub, self._metadata)
+            return self._stream
 
     def _keep_alive(self, interval: float) -> None:
         with self._lock:
-            if self._heart is None or not self._heart.is_alive():
+            if self._heart is None:
                 arguments = (weakref.ref(self), self._stopped, interval)
                 self._heart = threading.Thread(target=_beat, args=arguments, name="dovetail-heartbeat", daemon=True)
                 self._heart.start()
@@ -171,13 +178,16 @@ class Connection:
             if not sessions:
                 self._heart = None
                 return False
-        with contextlib.suppress(grpc.RpcError):  # the calls of the sessions will tell
+        with contextlib.suppress(grpc.RpcError, ValueError):  # the calls of the sessions will tell
             self._stub.Heartbeat(pb.HeartbeatRequest(sessions=sessions), timeout=seconds, metadata=self._metadata)
         return True
 
     def close(self) -> None:
         """Hang up; sessions that are open end with their lease."""
         self._stopped.set()
+        with self._lock:
+            if self._stream is not None:
+                self._stream.close()
         self._channel.close()
 
 
@@ -187,12 +197,12 @@ class Retries:
     def __init__(self, options: Remote) -> None:
         self._options, self._started, self._pause = options, time.monotonic(), 0.05
 
-    def pause(self, error: Any) -> float | None:
+    def pause(self, refused: Refused) -> float | None:
         """Seconds, or None if it shall not be sent again."""
         patience = 0.0
-        if _reason(error) == "capacity":
+        if refused.reason == "capacity":
             patience = self._options.wait
-        elif error.code() is grpc.StatusCode.UNAVAILABLE and "handshake" not in str(error.details()).lower():
+        elif refused.code == "UNAVAILABLE" and "handshake" not in refused.text.lower():
             patience = self._options.reconnect
         pause = self._pause * random.uniform(0.5, 1.0)  # so that many that wait do not come back at once
         self._pause = min(2 * self._pause, 2.0)
@@ -207,32 +217,16 @@ def _beat(connection: Callable[[], Connection | None], stopped: threading.Event,
         del alive
 
 
-def _tell(loop: asyncio.AbstractEventLoop, answer: asyncio.Future[Any], done: Any) -> None:
-    def settle() -> None:
-        if answer.done():
-            return
-        if done.cancelled():
-            answer.cancel()
-        elif (error := done.exception()) is not None:
-            answer.set_exception(error)
-        else:
-            answer.set_result(done.result())
-
-    with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
-        loop.call_soon_threadsafe(settle)
-
-
 def _open_channel(options: Remote) -> Any:
-    limit = options.max_message_mb << 20
     arguments = {
-        "grpc.max_receive_message_length": limit,
-        "grpc.max_send_message_length": limit,
+        "grpc.max_receive_message_length": -1,  # the server keeps its replies within its limit
+        "grpc.max_send_message_length": -1,
         "grpc.keepalive_time_ms": 20_000,  # a connection that was cut without a word is noticed
         "grpc.keepalive_timeout_ms": 10_000,
         "grpc.initial_reconnect_backoff_ms": 100,
         "grpc.min_reconnect_backoff_ms": 1000,
         "grpc.max_reconnect_backoff_ms": 2000,
-        "grpc.use_local_subchannel_pool": 1,
+        "grpc.use_local_subchannel_pool": 1,  # no backoff is inherited from another channel
     }
     if not (options.ca or options.tls):
         return grpc.insecure_channel(options.address, list(arguments.items()))
@@ -244,26 +238,12 @@ def _open_channel(options: Remote) -> Any:
     return grpc.secure_channel(options.address, credentials, list(arguments.items()))
 
 
-def _reason(error: Any) -> str:
-    return dict(error.trailing_metadata() or ()).get("dovetail-reason", "")
-
-
-def _error(error: Any, method: str, options: Remote) -> RemoteError:
-    code, details = error.code(), error.details()
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return RemoteError(f"{method} had no answer from {options.address} within {options.timeout:g} s")
-    kind = RemoteError
-    if method != "Open" and code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE):
-        kind = SessionLost
-    return kind(f"{method} at {options.address}: {code.name.lower()}: {details}")
-
-
-def _user_error(error: Any, options: Remote) -> UserError:
+def _user_error(refused: Refused, options: Remote) -> UserError:
     hints = {
-        grpc.StatusCode.UNAUTHENTICATED: "token_file must hold the server's token",
-        grpc.StatusCode.UNAVAILABLE: "is it running there, with TLS on both sides or on neither? "
+        "UNAUTHENTICATED": "token_file must hold the server's token",
+        "UNAVAILABLE": "is it running there, with TLS on both sides or on neither? "
         "`dovetail serve environments CONFIG` starts it",
-        grpc.StatusCode.DEADLINE_EXCEEDED: "a greater timeout, if it reads much",
+        "DEADLINE_EXCEEDED": "a greater timeout, if it reads much",
     }
-    what = f"the environment server {options.address} gives no tasks: {error.code().name.lower()}: {error.details()}"
-    return UserError(what, hint=hints.get(error.code(), ""))
+    what = f"the environment server {options.address} gives no tasks: {refused}"
+    return UserError(what, hint=hints.get(refused.code, ""))

@@ -44,30 +44,15 @@ class EnvironmentsStub(object):
                 request_serializer=dovetail__remote_dot_environments__pb2.ListTasksRequest.SerializeToString,
                 response_deserializer=dovetail__remote_dot_environments__pb2.ListTasksReply.FromString,
                 _registered_method=True)
-        self.Open = channel.unary_unary(
-                '/dovetail.environments.v1.Environments/Open',
-                request_serializer=dovetail__remote_dot_environments__pb2.OpenRequest.SerializeToString,
-                response_deserializer=dovetail__remote_dot_environments__pb2.OpenReply.FromString,
-                _registered_method=True)
-        self.Reset = channel.unary_unary(
-                '/dovetail.environments.v1.Environments/Reset',
-                request_serializer=dovetail__remote_dot_environments__pb2.ResetRequest.SerializeToString,
-                response_deserializer=dovetail__remote_dot_environments__pb2.Outcome.FromString,
-                _registered_method=True)
-        self.Step = channel.unary_unary(
-                '/dovetail.environments.v1.Environments/Step',
-                request_serializer=dovetail__remote_dot_environments__pb2.StepRequest.SerializeToString,
-                response_deserializer=dovetail__remote_dot_environments__pb2.Outcome.FromString,
-                _registered_method=True)
-        self.Close = channel.unary_unary(
-                '/dovetail.environments.v1.Environments/Close',
-                request_serializer=dovetail__remote_dot_environments__pb2.CloseRequest.SerializeToString,
-                response_deserializer=dovetail__remote_dot_environments__pb2.CloseReply.FromString,
-                _registered_method=True)
         self.Heartbeat = channel.unary_unary(
                 '/dovetail.environments.v1.Environments/Heartbeat',
                 request_serializer=dovetail__remote_dot_environments__pb2.HeartbeatRequest.SerializeToString,
                 response_deserializer=dovetail__remote_dot_environments__pb2.HeartbeatReply.FromString,
+                _registered_method=True)
+        self.Converse = channel.stream_stream(
+                '/dovetail.environments.v1.Environments/Converse',
+                request_serializer=dovetail__remote_dot_environments__pb2.Requests.SerializeToString,
+                response_deserializer=dovetail__remote_dot_environments__pb2.Replies.FromString,
                 _registered_method=True)
 
 
@@ -86,33 +71,16 @@ class EnvironmentsServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Open(self, request, context):
-        """Makes the environment of a session whose name the client has drawn; asked twice, it makes one.
+    def Heartbeat(self, request, context):
+        """Keeps sessions alive while their policy thinks; tells which of them are gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Reset(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Step(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Close(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Heartbeat(self, request, context):
-        """Keeps sessions alive while their policy thinks; tells which of them are gone.
+    def Converse(self, request_iterator, context):
+        """Carries the calls of any number of sessions, in batches: with 200 in flight several times as fast as a call of
+        gRPC for each. Replies come as they are ready, in any order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,30 +99,15 @@ def add_EnvironmentsServicer_to_server(servicer, server):
                     request_deserializer=dovetail__remote_dot_environments__pb2.ListTasksRequest.FromString,
                     response_serializer=dovetail__remote_dot_environments__pb2.ListTasksReply.SerializeToString,
             ),
-            'Open': grpc.unary_unary_rpc_method_handler(
-                    servicer.Open,
-                    request_deserializer=dovetail__remote_dot_environments__pb2.OpenRequest.FromString,
-                    response_serializer=dovetail__remote_dot_environments__pb2.OpenReply.SerializeToString,
-            ),
-            'Reset': grpc.unary_unary_rpc_method_handler(
-                    servicer.Reset,
-                    request_deserializer=dovetail__remote_dot_environments__pb2.ResetRequest.FromString,
-                    response_serializer=dovetail__remote_dot_environments__pb2.Outcome.SerializeToString,
-            ),
-            'Step': grpc.unary_unary_rpc_method_handler(
-                    servicer.Step,
-                    request_deserializer=dovetail__remote_dot_environments__pb2.StepRequest.FromString,
-                    response_serializer=dovetail__remote_dot_environments__pb2.Outcome.SerializeToString,
-            ),
-            'Close': grpc.unary_unary_rpc_method_handler(
-                    servicer.Close,
-                    request_deserializer=dovetail__remote_dot_environments__pb2.CloseRequest.FromString,
-                    response_serializer=dovetail__remote_dot_environments__pb2.CloseReply.SerializeToString,
-            ),
             'Heartbeat': grpc.unary_unary_rpc_method_handler(
                     servicer.Heartbeat,
                     request_deserializer=dovetail__remote_dot_environments__pb2.HeartbeatRequest.FromString,
                     response_serializer=dovetail__remote_dot_environments__pb2.HeartbeatReply.SerializeToString,
+            ),
+            'Converse': grpc.stream_stream_rpc_method_handler(
+                    servicer.Converse,
+                    request_deserializer=dovetail__remote_dot_environments__pb2.Requests.FromString,
+                    response_serializer=dovetail__remote_dot_environments__pb2.Replies.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,114 +175,6 @@ class Environments(object):
             _registered_method=True)
 
     @staticmethod
-    def Open(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/dovetail.environments.v1.Environments/Open',
-            dovetail__remote_dot_environments__pb2.OpenRequest.SerializeToString,
-            dovetail__remote_dot_environments__pb2.OpenReply.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Reset(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/dovetail.environments.v1.Environments/Reset',
-            dovetail__remote_dot_environments__pb2.ResetRequest.SerializeToString,
-            dovetail__remote_dot_environments__pb2.Outcome.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Step(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/dovetail.environments.v1.Environments/Step',
-            dovetail__remote_dot_environments__pb2.StepRequest.SerializeToString,
-            dovetail__remote_dot_environments__pb2.Outcome.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Close(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/dovetail.environments.v1.Environments/Close',
-            dovetail__remote_dot_environments__pb2.CloseRequest.SerializeToString,
-            dovetail__remote_dot_environments__pb2.CloseReply.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
     def Heartbeat(request,
             target,
             options=(),
@@ -346,6 +191,33 @@ class Environments(object):
             '/dovetail.environments.v1.Environments/Heartbeat',
             dovetail__remote_dot_environments__pb2.HeartbeatRequest.SerializeToString,
             dovetail__remote_dot_environments__pb2.HeartbeatReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Converse(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/dovetail.environments.v1.Environments/Converse',
+            dovetail__remote_dot_environments__pb2.Requests.SerializeToString,
+            dovetail__remote_dot_environments__pb2.Replies.FromString,
             options,
             channel_credentials,
             insecure,

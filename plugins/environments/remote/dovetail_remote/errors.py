@@ -1,4 +1,4 @@
-"""What the client raises. All of it makes a sample invalid; none of it is ever a score."""
+"""What goes wrong with a call. All of it makes a sample invalid; none of it is ever a score."""
 
 from __future__ import annotations
 
@@ -15,6 +15,19 @@ class SessionLost(RemoteError):
 
 class RemoteFailure(RuntimeError):
     """What the environment itself raised. It is a RuntimeError, whose class has the name of the original's."""
+
+
+class Refused(Exception):
+    """A no of the server or of gRPC: the name of a status, a text, and sometimes a word for programs."""
+
+    def __init__(self, code: str, text: str, reason: str = "") -> None:
+        super().__init__(f"{code.lower()}: {text}")
+        self.code, self.text, self.reason = code, text, reason
+
+    @classmethod
+    def of(cls, error: Any) -> Refused:
+        """From an error of gRPC."""
+        return cls(error.code().name, str(error.details()))
 
 
 def raised(failure: Any, address: str) -> RemoteFailure:

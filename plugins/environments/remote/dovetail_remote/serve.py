@@ -160,10 +160,8 @@ async def serve(settings: ServerSettings, environments: Mapping[str, Part]) -> N
     loop.set_default_executor(ThreadPoolExecutor(settings.threads, thread_name_prefix="environment"))
     sessions = Sessions(settings.capacity, settings.lease)
     server = build_server(
-        Service(environments, sessions),
+        Service(environments, sessions, settings.max_message_mb << 20),
         interceptors=[TokenCheck(read_token(settings.token_file))] if settings.token_file else [],
-        max_message_bytes=settings.max_message_mb << 20,
-        max_streams=settings.capacity + 100,
     )
     checker = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)

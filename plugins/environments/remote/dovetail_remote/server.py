@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import secrets
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -16,82 +17,71 @@ from dovetail.parts import options_of
 from dovetail_remote import environments_pb2 as pb
 from dovetail_remote import environments_pb2_grpc as rpc
 from dovetail_remote import wire
+from dovetail_remote.conversation import BATCH_BYTES, Conversation
 from dovetail_remote.sessions import Refusal, Sessions
 
 _log = structlog.get_logger()
-_PAGE_BYTES = 1 << 20
 _MESSAGE_CHARACTERS = 2000
 
 
 class Service(rpc.EnvironmentsServicer):
     """Serves environments by name."""
 
-    def __init__(self, environments: Mapping[str, Part], sessions: Sessions) -> None:
+    def __init__(self, environments: Mapping[str, Part], sessions: Sessions, max_message_bytes: int) -> None:
         self._environments, self._sessions = environments, sessions
+        self.max_message_bytes, self.max_pending = max_message_bytes, 2 * sessions.capacity
         self._books = {name: TaskBook(part) for name, part in environments.items()}
 
     async def ListEnvironments(self, request: pb.ListEnvironmentsRequest, context: Any) -> Any:
         return pb.ListEnvironmentsReply(environments=[_spec(name, part) for name, part in self._environments.items()])
 
     async def ListTasks(self, request: pb.ListTasksRequest, context: Any) -> Any:
-        return await _answer(context, self._list_tasks(request))
-
-    async def Open(self, request: pb.OpenRequest, context: Any) -> Any:
-        return await _answer(context, self._open(request))
-
-    async def Reset(self, request: pb.ResetRequest, context: Any) -> Any:
-        async def reset(environment: Environment) -> Any:
-            task = wire.task_in(request.task) if request.HasField("task") else None
-            result = await environment.reset(seed=request.seed, task=task)
-            tools = wire.tools_out(environment.tools)
-            return pb.Outcome(result=wire.result_out(result), tools=tools, agents=environment.agents)
-
-        return await self._once(request, context, reset)
-
-    async def Step(self, request: pb.StepRequest, context: Any) -> Any:
-        async def step(environment: Environment) -> Any:
-            return pb.Outcome(result=wire.result_out(await environment.step(wire.message_in(request.action))))
-
-        return await self._once(request, context, step)
-
-    async def Close(self, request: pb.CloseRequest, context: Any) -> Any:
-        self._sessions.end(request.session)
-        return pb.CloseReply()
+        try:
+            book = self._books[self._name(request.environment)]
+            return await asyncio.to_thread(book.page, request.split, request.start, request.count)
+        except Refusal as no:
+            await context.abort(grpc.StatusCode[no.code], str(no))
+        except Exception as error:
+            return pb.ListTasksReply(failure=failure_of(error))
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> Any:
         return pb.HeartbeatReply(unknown=self._sessions.touch(list(request.sessions)))
 
-    async def _list_tasks(self, request: pb.ListTasksRequest) -> Any:
-        import asyncio
+    async def Converse(self, requests: AsyncIterator[pb.Requests], context: Any) -> None:
+        """Answer the calls of one client, each in a task of its own."""
+        await Conversation(self.reply, context.write, self.max_pending, self.max_message_bytes).hold(requests)
 
-        name = self._name(request.environment)
+    async def reply(self, request: pb.Request) -> Any:
+        """The reply to one call; it raises nothing."""
         try:
-            return await asyncio.to_thread(self._books[name].page, request.split, request.start, request.count)
+            return await self._reply(request)
+        except Refusal as no:
+            return pb.Reply(id=request.id, refusal=pb.Refusal(code=no.code, text=str(no), reason=no.reason))
         except Exception as error:
-            return pb.ListTasksReply(failure=_failure(error))
+            return pb.Reply(id=request.id, failure=failure_of(error))
+
+    async def _reply(self, request: pb.Request) -> Any:
+        call = request.WhichOneof("call")
+        if call == "open":
+            return pb.Reply(id=request.id, opened=await self._open(request.open))
+        if call == "close":
+            self._sessions.end(request.close.session)
+            return pb.Reply(id=request.id, closed=pb.CloseReply())
+        if call not in ("reset", "step"):
+            raise Refusal("UNIMPLEMENTED", "this server knows no such call: is the client newer?")
+        turn = getattr(request, call)
+        session = self._sessions.get(turn.session)
+        return pb.Reply(id=request.id, outcome=await session.once(turn.turn, _CALLS[call], turn))
 
     async def _open(self, request: pb.OpenRequest) -> Any:
         part = self._environments[self._name(request.environment)]
-        try:
-            environment = await self._sessions.open(request.session, part.instance.make)
-            tools, agents = wire.tools_out(environment.tools), environment.agents
-        except Refusal:
-            raise
-        except Exception as error:
-            return pb.OpenReply(failure=_failure(error))
-        return pb.OpenReply(tools=tools, agents=agents, lease_seconds=self._sessions.lease)
-
-    async def _once(self, request: Any, context: Any, call: Callable[[Environment], Awaitable[Any]]) -> Any:
-        async def outcome(environment: Environment) -> Any:
-            try:
-                return await call(environment)
-            except Exception as error:
-                return pb.Outcome(failure=_failure(error))
-
-        async def turn() -> Any:
-            return await self._sessions.get(request.session).once(request.turn, outcome)
-
-        return await _answer(context, turn())
+        environment = await self._sessions.open(request.session, part.instance.make)
+        return pb.OpenReply(
+            tools=wire.tools_out(environment.tools),
+            agents=environment.agents,
+            lease_seconds=self._sessions.lease,
+            max_message_bytes=self.max_message_bytes,
+        )
 
     def _name(self, name: str) -> str:
         if not name and len(self._environments) == 1:
@@ -102,18 +92,20 @@ class Service(rpc.EnvironmentsServicer):
         return name
 
 
-async def _answer(context: Any, work: Awaitable[Any]) -> Any:
-    try:
-        return await work
-    except Refusal as refusal:
-        reason = (("dovetail-reason", refusal.reason),) if refusal.reason else ()
-        await context.abort(grpc.StatusCode[refusal.code], str(refusal), reason)
-    except Exception as error:
-        failure = _failure(error)
-        await context.abort(grpc.StatusCode.INTERNAL, f"the server failed; its log tells more under {failure.id}")
+async def _reset(environment: Environment, request: pb.ResetRequest) -> Any:
+    task = wire.task_in(request.task) if request.HasField("task") else None
+    result = wire.result_out(await environment.reset(seed=request.seed, task=task))
+    return pb.Outcome(result=result, tools=wire.tools_out(environment.tools), agents=environment.agents)
 
 
-def _failure(error: Exception) -> Any:
+async def _step(environment: Environment, request: pb.StepRequest) -> Any:
+    return pb.Outcome(result=wire.result_out(await environment.step(wire.message_in(request.action))))
+
+
+_CALLS = {"reset": _reset, "step": _step}
+
+
+def failure_of(error: Exception) -> Any:
     """What the client may know of an error; the rest is logged under its id."""
     failure = pb.Failure(type=type(error).__name__, message=str(error)[:_MESSAGE_CHARACTERS], id=secrets.token_hex(4))
     _log.warning("an environment has raised", id=failure.id, exc_info=error)
@@ -155,7 +147,7 @@ class TaskBook:
                     known.append(wire.task_out(task))
                 reply.tasks.append(known[number])
                 size += known[number].ByteSize()
-                if size > _PAGE_BYTES:
+                if size > BATCH_BYTES:
                     break
             return reply
 
@@ -170,21 +162,22 @@ class TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or wrong")
 
         self._deny = grpc.unary_unary_rpc_method_handler(deny)
+        self._deny_stream = grpc.stream_stream_rpc_method_handler(deny)
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         if not details.method.startswith("/grpc.health.v1."):
             given = dict(details.invocation_metadata).get("authorization", "")
             if not hmac.compare_digest(str(given).encode(), self._expected):
-                return self._deny
+                return self._deny_stream if details.method.endswith("/Converse") else self._deny
         return await continuation(details)
 
 
-def build_server(service: Service, *, interceptors: Sequence[Any], max_message_bytes: int, max_streams: int) -> Any:
+def build_server(service: Service, *, interceptors: Sequence[Any] = ()) -> Any:
     """A gRPC server that notices dead connections and refuses oversized messages; it has no port yet."""
     options = {
-        "grpc.max_receive_message_length": max_message_bytes,
-        "grpc.max_send_message_length": max_message_bytes,
-        "grpc.max_concurrent_streams": max_streams,  # of one connection; more wait at the client
+        # A batch may be somewhat larger than its largest call.
+        "grpc.max_receive_message_length": service.max_message_bytes + 2 * BATCH_BYTES,
+        "grpc.max_send_message_length": -1,
         "grpc.so_reuseport": 0,  # a second server on the port is an error
         "grpc.keepalive_time_ms": 20_000,
         "grpc.keepalive_timeout_ms": 10_000,

@@ -32,7 +32,7 @@ class Session:
         self.seen = time.monotonic()
         self._running: asyncio.Task[Any] | None = None
 
-    async def once(self, turn: int, call: Callable[[Environment], Awaitable[Any]]) -> Any:
+    async def once(self, turn: int, call: Callable[[Environment, Any], Awaitable[Any]], request: Any) -> Any:
         """The outcome of a turn: run if it is the next, given again or awaited if it is the one of last.
 
         The caller may go away: the call runs on, so that a retry over a new connection finds its outcome.
@@ -42,7 +42,7 @@ class Session:
             if self._running is not None and not self._running.done():
                 raise Refusal("FAILED_PRECONDITION", f"turn {turn} was sent while turn {self.turn} is running")
             self.turn = turn
-            self._running = asyncio.ensure_future(self._run(call))
+            self._running = asyncio.ensure_future(self._run(call, request))
         elif turn != self.turn or self._running is None:
             raise Refusal("FAILED_PRECONDITION", f"turn {turn} was sent, and turn {self.turn + 1} is next")
         try:
@@ -50,8 +50,8 @@ class Session:
         finally:
             self.seen = time.monotonic()
 
-    async def _run(self, call: Callable[[Environment], Awaitable[Any]]) -> Any:
-        return await call(await asyncio.shield(self.making))
+    async def _run(self, call: Callable[[Environment, Any], Awaitable[Any]], request: Any) -> Any:
+        return await call(await asyncio.shield(self.making), request)
 
     async def close(self) -> None:
         """Stop what runs and close the environment; what it raises is logged, and what hangs is left behind."""

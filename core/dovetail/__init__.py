@@ -25,7 +25,7 @@ _HOMES = {
     "settings": "LoraSettings OptimizerSettings TinySettings TrainSettings",
 }
 _NAMES = {name: f"dovetail.{home}" for home, names in _HOMES.items() for name in names.split()}
-_NAMES |= {"Trainer": "dovetail_trainer.trainer", "DataSettings": "dovetail_trainer.data"}
+_NAMES |= {"Trainer": "dovetail_trainer.trainer", "DataSettings": "dovetail_trainer.settings"}
 _NAMES |= dict.fromkeys(("diff", "draw"), "dovetail_trainer.show")
 _KINDS = ("rewards", "environments", "generators", "losses", "loggers", "extensions", "recipes")
 _REGISTRIES = {kind: kind for kind in _KINDS} | {"advantage_estimators": "advantages"}

@@ -31,9 +31,10 @@ from dovetail.runtime.scoring import Offloader, PendingScores, episode_reward
 from dovetail.settings import TrainSettings
 from dovetail_trainer import checkpoint
 from dovetail_trainer.config.build import describe_run
-from dovetail_trainer.data import Batches, DataSettings, encode_rows, read_rows
+from dovetail_trainer.data import Batches, encode_rows, read_rows
 from dovetail_trainer.lock import compare_lock, plugin_lock
 from dovetail_trainer.run import Run
+from dovetail_trainer.settings import DataSettings
 
 EVALUATION_BATCH = 128
 log = structlog.get_logger()

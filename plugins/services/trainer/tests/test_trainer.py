@@ -46,7 +46,9 @@ def test_a_run_from_a_file_is_cut_off_and_goes_on(config, tmp_path, capsys):
     assert "4 steps done" in capsys.readouterr().out
 
     def losses(run):
-        return [json.loads(line)["metrics"]["loss"] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line)["metrics"]["loss"] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()
+        ]
 
     assert losses("run") == losses("whole")
     whole, resumed = (dt.Agent(tmp_path / run / "final").model.state_dict() for run in ("whole", "run"))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.errors import ConfigError, UserError
-from dovetail_trainer.config.schema import Path as ConfigPath
 from dovetail_trainer.config.schema import Locate, RunConfig, parse_path, read_mapping, show
+from dovetail_trainer.config.schema import Path as ConfigPath
 
 _YAML = (".yaml", ".yml")
 

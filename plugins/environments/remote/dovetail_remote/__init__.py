@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -57,8 +57,8 @@ class Remote:
             raise ValueError("a certificate needs TLS: give ca, or tls=True")
 
     @hookimpl
-    def tasks(self, split: str) -> Iterator[Task]:
-        """The server's tasks of a split, fetched page by page as they are used.
+    def tasks(self, split: str) -> Iterable[Task]:
+        """The server's tasks of a split; if they are a stream, they are fetched page by page as they are used.
 
         Raises:
             UserError: The server cannot be reached, refuses the token, or has no such environment or tasks.

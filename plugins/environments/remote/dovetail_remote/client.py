@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _PAGE = 500
 _CLOSE_SECONDS = 10.0
+_BROKEN = ("UNAVAILABLE", "CANCELLED")  # what gRPC says of a stream that ended before its time
 
 
 class RemoteEpisode:
@@ -64,7 +65,9 @@ class RemoteEpisode:
         if self._closed:
             raise RuntimeError("the episode is closed")
         if (size := request.ByteSize()) > self._max_bytes:
-            raise RemoteError(f"the message has {size} bytes, and the server's max_message_mb is {self._max_bytes >> 20}")
+            raise RemoteError(
+                f"the message has {size} bytes, and the server's max_message_mb is {self._max_bytes >> 20}"
+            )
         self._turn += 1
         getattr(request, request.WhichOneof("call")).turn = self._turn
         return (await self._connection.call(request)).outcome
@@ -86,29 +89,37 @@ class Connection:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
-    def tasks(self, split: str) -> Iterator[Task]:
-        """All tasks of a split, page by page."""
-        start, is_last = 0, False
-        while not is_last:
-            page = self._list_tasks(split, start)
-            if page.HasField("failure"):
-                told = raised(page.failure, self._options.address)
-                raise UserError(f"{page.failure.type}: {page.failure.message}", where=told.__notes__)
-            yield from map(wire.task_in, page.tasks)
-            start, is_last = start + len(page.tasks), page.is_last
+    def tasks(self, split: str) -> Iterable[Task]:
+        """The tasks of a split: a list where the server has a sequence, which a run shuffles, else page by page."""
+        first = self._list_tasks(split, 0)
+        tasks = RemoteTasks(self, split, first)
+        return list(tasks) if first.is_sequence else tasks
+
+    def pages(self, split: str, first: Any) -> Iterator[Any]:
+        """All pages of a split, of which the first is known."""
+        yield (page := first)
+        start = len(page.tasks)
+        while not page.is_last:
+            yield (page := self._list_tasks(split, start))
+            start += len(page.tasks)
 
     def _list_tasks(self, split: str, start: int) -> Any:
         request = pb.ListTasksRequest(environment=self._options.environment, split=split, start=start, count=_PAGE)
         retries = Retries(self._options)
         while True:
             try:
-                return self._stub.ListTasks(request, timeout=self._options.timeout, metadata=self._metadata)
+                page = self._stub.ListTasks(request, timeout=self._options.timeout, metadata=self._metadata)
             except grpc.RpcError as error:
                 refused = Refused.of(error)
                 pause = retries.pause(refused)
                 if pause is None:
                     raise _user_error(refused, self._options) from error
                 time.sleep(pause)
+                continue
+            if page.HasField("failure"):
+                told = raised(page.failure, self._options.address)
+                raise UserError(f"{page.failure.type}: {page.failure.message}", where=told.__notes__)
+            return page
 
     async def open(self) -> RemoteEpisode:
         """A new session; waits for a place if the server is full."""
@@ -141,7 +152,7 @@ class Connection:
             except Refused as refused:
                 pause = retries.pause(refused)
                 if pause is None:
-                    is_gone = not request.HasField("open") and refused.code in ("NOT_FOUND", "UNAVAILABLE")
+                    is_gone = not request.HasField("open") and refused.code in ("NOT_FOUND", *_BROKEN)
                     raise (SessionLost if is_gone else RemoteError)(f"{options.address}: {refused}") from refused
                 await asyncio.sleep(pause)
                 continue
@@ -160,6 +171,8 @@ class Connection:
 
     def _connected(self) -> Stream:
         with self._lock:
+            if self._stopped.is_set():
+                raise Refused("ABORTED", "the connection was closed when the run ended")
             if self._stream is None or not self._stream.alive:
                 self._stream = Stream(self._stub, self._metadata)
             return self._stream
@@ -191,6 +204,17 @@ class Connection:
         self._channel.close()
 
 
+class RemoteTasks:
+    """Tasks that are fetched as they are used, each time anew."""
+
+    def __init__(self, connection: Connection, split: str, first: Any) -> None:
+        self._connection, self._split, self._first = connection, split, first
+
+    def __iter__(self) -> Iterator[Task]:
+        for page in self._connection.pages(self._split, self._first):
+            yield from map(wire.task_in, page.tasks)
+
+
 class Retries:
     """How long to wait before a call is sent again, counted from its first attempt."""
 
@@ -202,7 +226,7 @@ class Retries:
         patience = 0.0
         if refused.reason == "capacity":
             patience = self._options.wait
-        elif refused.code == "UNAVAILABLE" and "handshake" not in refused.text.lower():
+        elif refused.code in _BROKEN and "handshake" not in refused.text.lower():
             patience = self._options.reconnect
         pause = self._pause * random.uniform(0.5, 1.0)  # so that many that wait do not come back at once
         self._pause = min(2 * self._pause, 2.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 from dovetail_remote import environments_pb2 as pb
 
@@ -36,6 +35,7 @@ class Conversation:
         try:
             while (first := await self._ready.get()) is not None:
                 await self._write(self._batch(first))
+            await reading  # which tells if the client has sent what cannot be read
         finally:
             # What runs in a session goes on: the client may come back for it.
             for task in (reading, *self._tasks):

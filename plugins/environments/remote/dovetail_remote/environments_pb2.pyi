@@ -100,14 +100,16 @@ class ListTasksRequest(_message.Message):
     def __init__(self, environment: _Optional[str] = ..., split: _Optional[str] = ..., start: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class ListTasksReply(_message.Message):
-    __slots__ = ("tasks", "is_last", "failure")
+    __slots__ = ("tasks", "is_last", "failure", "is_sequence")
     TASKS_FIELD_NUMBER: _ClassVar[int]
     IS_LAST_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    IS_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     tasks: _containers.RepeatedCompositeFieldContainer[Task]
     is_last: bool
     failure: Failure
-    def __init__(self, tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ..., is_last: bool = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+    is_sequence: bool
+    def __init__(self, tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ..., is_last: bool = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., is_sequence: bool = ...) -> None: ...
 
 class OpenRequest(_message.Message):
     __slots__ = ("environment", "session")

@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -102,7 +101,9 @@ def read_settings(path: str, overrides: list[str]) -> ServerSettings:
     try:
         return converter().structure(raw, ServerSettings)  # type: ignore[no-any-return]
     except Exception as error:  # cattrs groups errors of many types; each becomes a line
-        mistakes = [f"{text}  at {at} ({locate(parse_path(at))})".replace("  at  (", "  at (") for at, text in explain(error)]
+        mistakes = [
+            f"{text}  at {at} ({locate(parse_path(at))})".replace("  at  (", "  at (") for at, text in explain(error)
+        ]
         raise ConfigError(mistakes) from error
 
 
@@ -191,4 +192,6 @@ def _bind(server: Any, settings: ServerSettings) -> int:
             return int(server.add_secure_port(settings.address, credentials))
         return int(server.add_insecure_port(settings.address))
     except RuntimeError as error:
-        raise UserError(f"the server cannot listen on {settings.address}: {error}", hint="is the port taken?") from error
+        raise UserError(
+            f"the server cannot listen on {settings.address}: {error}", hint="is the port taken?"
+        ) from error

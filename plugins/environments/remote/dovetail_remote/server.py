@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import secrets
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -49,7 +50,9 @@ class Service(rpc.EnvironmentsServicer):
 
     async def Converse(self, requests: AsyncIterator[pb.Requests], context: Any) -> None:
         """Answer the calls of one client, each in a task of its own."""
-        await Conversation(self.reply, context.write, self.max_pending, self.max_message_bytes).hold(requests)
+        conversation = Conversation(self.reply, context.write, self.max_pending, self.max_message_bytes)
+        with contextlib.suppress(asyncio.CancelledError):  # the client is gone, which is no error of the server
+            await conversation.hold(requests)
 
     async def reply(self, request: pb.Request) -> Any:
         """The reply to one call; it raises nothing."""
@@ -128,28 +131,39 @@ class TaskBook:
 
     def __init__(self, part: Part) -> None:
         self._part, self._lock = part, threading.Lock()
-        self._splits: dict[str, tuple[Iterator[Task], list[Any]]] = {}
+        self._splits: dict[str, _Split] = {}
 
     def page(self, split: str, start: int, count: int) -> Any:
         """Some tasks from number ``start`` on: at most ``count``, about a megabyte, at least one if there is one."""
         with self._lock:
             if split not in self._splits:
-                self._splits[split] = (iter(self._part.call("tasks", {"split": split})), [])
-            rest, known = self._splits[split]
-            reply = pb.ListTasksReply()
-            size = 0
-            for number in range(start, start + min(count, 10_000)):
-                while len(known) <= number:
-                    task = next(rest, None)
-                    if task is None:
-                        reply.is_last = True
-                        return reply
-                    known.append(wire.task_out(task))
-                reply.tasks.append(known[number])
-                size += known[number].ByteSize()
+                self._splits[split] = _Split(self._part.call("tasks", {"split": split}))
+            chosen = self._splits[split]
+            reply, size = pb.ListTasksReply(is_sequence=chosen.is_sequence), 0
+            for number in range(start, start + count):
+                if (task := chosen.task(number)) is None:
+                    reply.is_last = True
+                    break
+                reply.tasks.append(task)
+                size += task.ByteSize()
                 if size > BATCH_BYTES:
                     break
             return reply
+
+
+class _Split:
+    """Tasks as they travel, drawn from their source when they are first asked for."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self.is_sequence = hasattr(tasks, "__getitem__")
+        self._source, self._known = iter(tasks), list[Any]()
+
+    def task(self, number: int) -> Any:
+        while len(self._known) <= number:
+            if (task := next(self._source, None)) is None:
+                return None
+            self._known.append(wire.task_out(task))
+        return self._known[number]
 
 
 class TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 from pathlib import Path
 
 import attrs
 
 import dovetail as dt
+from dovetail.errors import DataError
 
 WORDS = ("apple", "bread", "cloud", "delta", "eagle", "flame", "grape", "house")
 
@@ -25,8 +27,15 @@ class Word:
 
     @dt.hookimpl
     def tasks(self, split):
+        if split == "endless":
+            return (dt.Task.of("again", str(number)) for number in itertools.count())
+        if split == "gone":
+            raise DataError("no such split")
         chosen = [word for row, word in enumerate(WORDS) if (row % 4 == 3) == (split == "test")]
-        return [dt.Task(word, (dt.Message("user", f"Write {word} twice"),), word, {"letters": 5, "v": 0.5}) for word in chosen]
+        return [
+            dt.Task(word, (dt.Message("user", f"Write {word} twice"),), word, {"letters": 5, "v": 0.5})
+            for word in chosen
+        ]
 
     @dt.hookimpl
     async def make(self):
@@ -56,12 +65,20 @@ class Episode:
     async def step(self, action):
         if not self._left:
             raise RuntimeError("step was called after the end of the episode, or before reset")
-        await TROUBLE.get(action.content, nothing)()
+        await TROUBLE.get(action.content, nothing)(self._options)
         self._left -= 1
         self._steps += 1
         right = action.content == self._task.answer
+        text = "x" * 2_000_000 if action.content == "long" else "again"
         return dt.StepResult(
-            [dt.Message("tool", "again", tool_call_id="1", meta={"step": self._steps})],
+            [
+                dt.Message(
+                    "tool",
+                    text,
+                    tool_call_id="1",
+                    meta={"step": self._steps},
+                )
+            ],
             reward=float(right),
             reward_components={"right": float(right)},
             terminated=not self._left,
@@ -75,23 +92,29 @@ class Episode:
             self._options._note("closed")
 
 
-async def nothing():
+async def nothing(options):
     pass
 
 
-async def hang():
+async def hang(options):
     await asyncio.sleep(3600)
 
 
-async def fail():
+async def fail(options):
     raise KeyError("no such thing")
 
 
-async def huge():
+async def huge(options):
     raise ValueError("x" * 100_000)
 
 
-TROUBLE = {"hang": hang, "fail": fail, "huge": huge}
+async def wait(options):
+    options._note("waiting")
+    while not Path(options.log).with_name("go").exists():
+        await asyncio.sleep(0.01)
+
+
+TROUBLE = {"hang": hang, "fail": fail, "huge": huge, "wait": wait}
 
 
 def main(config):

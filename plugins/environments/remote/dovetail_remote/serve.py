@@ -99,7 +99,7 @@ def read_settings(path: str, overrides: list[str]) -> ServerSettings:
 
     raw, locate = read_config(path, overrides)
     try:
-        return converter().structure(raw, ServerSettings)  # type: ignore[no-any-return]
+        return converter().structure(raw, ServerSettings)
     except Exception as error:  # cattrs groups errors of many types; each becomes a line
         mistakes = [
             f"{text}  at {at} ({locate(parse_path(at))})".replace("  at  (", "  at (") for at, text in explain(error)

@@ -52,7 +52,7 @@ def message_out(message: Message) -> pb.Message:
 
 def message_in(message: pb.Message) -> Message:
     return Message(
-        message.role,  # type: ignore[arg-type]
+        message.role,
         message.content,
         tuple(ToolCall(c.id, c.name, c.arguments) for c in message.tool_calls),
         message.tool_call_id if message.HasField("tool_call_id") else None,

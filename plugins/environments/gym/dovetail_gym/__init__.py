@@ -43,6 +43,8 @@ class Gym:
             game has but one.
     """
 
+    traits = ("multi_turn",)
+
     id: str
     kwargs: Mapping[str, Any] = attrs.field(factory=dict)
     actions: tuple[str, ...] = attrs.field(default=(), converter=tuple)

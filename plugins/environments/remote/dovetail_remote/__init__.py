@@ -49,12 +49,20 @@ class Remote:
     wait: float = attrs.field(default=600.0, validator=ge(0))
     max_in_flight: int = attrs.field(default=256, validator=ge(1))
     _connection: Any = attrs.field(default=None, init=False, repr=False)
+    _traits: tuple[str, ...] | None = attrs.field(default=None, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key belong together")
         if self.certificate and not (self.ca or self.tls):
             raise ValueError("a certificate needs TLS: give ca, or tls=True")
+
+    @property
+    def traits(self) -> tuple[str, ...]:
+        """Those of the environment on the server, which is asked once."""
+        if self._traits is None:
+            self._traits = self._connected().traits()
+        return self._traits
 
     @hookimpl
     def tasks(self, split: str) -> Iterable[Task]:

@@ -103,23 +103,37 @@ class Connection:
             yield (page := self._list_tasks(split, start))
             start += len(page.tasks)
 
+    def traits(self) -> tuple[str, ...]:
+        """Of the environment on the server."""
+        served = self._call(self._stub.ListEnvironments, pb.ListEnvironmentsRequest()).environments
+        wanted = self._options.environment
+        found = [spec for spec in served if spec.name == wanted or (not wanted and len(served) == 1)]
+        if not found:
+            known = ", ".join(spec.name for spec in served)
+            raise UserError(f"no environment {wanted!r} is served at {self._options.address}; there are: {known}")
+        return tuple(found[0].traits)
+
     def _list_tasks(self, split: str, start: int) -> Any:
-        request = pb.ListTasksRequest(environment=self._options.environment, split=split, start=start, count=_PAGE)
+        wanted = self._options.environment
+        request = pb.ListTasksRequest(environment=wanted, split=split, start=start, count=_PAGE)
+        page = self._call(self._stub.ListTasks, request)
+        if page.HasField("failure"):
+            error = raised(page.failure, self._options.address)
+            raise error
+        return page
+
+    def _call(self, method: Any, request: Any) -> Any:
+        """A call that blocks; sent again as those of the episodes are."""
         retries = Retries(self._options)
         while True:
             try:
-                page = self._stub.ListTasks(request, timeout=self._options.timeout, metadata=self._metadata)
+                return method(request, timeout=self._options.timeout, metadata=self._metadata)
             except grpc.RpcError as error:
                 refused = Refused.of(error)
                 pause = retries.pause(refused)
                 if pause is None:
                     raise _user_error(refused, self._options) from error
                 time.sleep(pause)
-                continue
-            if page.HasField("failure"):
-                told = raised(page.failure, self._options.address)
-                raise UserError(f"{page.failure.type}: {page.failure.message}", where=told.__notes__)
-            return page
 
     async def open(self) -> RemoteEpisode:
         """A new session; waits for a place if the server is full."""
@@ -151,6 +165,8 @@ class Connection:
                 reply = await self._ask(request, options.timeout)
             except Refused as refused:
                 pause = retries.pause(refused)
+                if pause is None and refused.code in ("UNAUTHENTICATED", "INVALID_ARGUMENT"):
+                    raise _user_error(refused, options) from refused  # it would be so in every episode
                 if pause is None:
                     is_gone = not request.HasField("open") and refused.code in ("NOT_FOUND", *_BROKEN)
                     raise (SessionLost if is_gone else RemoteError)(f"{options.address}: {refused}") from refused
@@ -269,5 +285,5 @@ def _user_error(refused: Refused, options: Remote) -> UserError:
         "`dovetail serve environments CONFIG` starts it",
         "DEADLINE_EXCEEDED": "a greater timeout, if it reads much",
     }
-    what = f"the environment server {options.address} gives no tasks: {refused}"
+    what = f"the environment server {options.address} cannot be used: {refused}"
     return UserError(what, hint=hints.get(refused.code, ""))

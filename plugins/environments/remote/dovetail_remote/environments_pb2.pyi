@@ -58,28 +58,32 @@ class Refusal(_message.Message):
     def __init__(self, code: _Optional[str] = ..., text: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Failure(_message.Message):
-    __slots__ = ("type", "message", "id")
+    __slots__ = ("type", "message", "id", "is_general")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
+    IS_GENERAL_FIELD_NUMBER: _ClassVar[int]
     type: str
     message: str
     id: str
-    def __init__(self, type: _Optional[str] = ..., message: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+    is_general: bool
+    def __init__(self, type: _Optional[str] = ..., message: _Optional[str] = ..., id: _Optional[str] = ..., is_general: bool = ...) -> None: ...
 
 class ListEnvironmentsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class EnvironmentSpec(_message.Message):
-    __slots__ = ("name", "about", "options_schema_json")
+    __slots__ = ("name", "about", "options_schema_json", "traits")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ABOUT_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_SCHEMA_JSON_FIELD_NUMBER: _ClassVar[int]
+    TRAITS_FIELD_NUMBER: _ClassVar[int]
     name: str
     about: str
     options_schema_json: str
-    def __init__(self, name: _Optional[str] = ..., about: _Optional[str] = ..., options_schema_json: _Optional[str] = ...) -> None: ...
+    traits: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., about: _Optional[str] = ..., options_schema_json: _Optional[str] = ..., traits: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListEnvironmentsReply(_message.Message):
     __slots__ = ("environments",)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from dovetail import errors
+from dovetail.errors import DovetailError
+
 
 class RemoteError(RuntimeError):
     """A call to the server failed."""
@@ -30,9 +33,14 @@ class Refused(Exception):
         return cls(error.code().name, str(error.details()))
 
 
-def raised(failure: Any, address: str) -> RemoteFailure:
+def raised(failure: Any, address: str) -> Exception:
     """The error of an environment, named and worded as on the server; a note tells where its traceback is."""
-    kind = type(failure.type, (RemoteFailure,), {})
-    error: RemoteFailure = kind(failure.message)
+    error: Exception
+    if failure.is_general:
+        known = getattr(errors, failure.type, None)
+        kind = known if isinstance(known, type) and issubclass(known, DovetailError) else DovetailError
+        error = kind(failure.message)
+    else:
+        error = type(failure.type, (RemoteFailure,), {})(failure.message)
     error.add_note(f"raised on {address}; the server's log has the traceback under {failure.id}")
     return error

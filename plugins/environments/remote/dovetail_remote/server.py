@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import structlog
 
-from dovetail import Environment, Part, Task
+from dovetail import DovetailError, Environment, Part, Task
 from dovetail.parts import options_of
 from dovetail_remote import environments_pb2 as pb
 from dovetail_remote import environments_pb2_grpc as rpc
@@ -110,7 +110,12 @@ _CALLS = {"reset": _reset, "step": _step}
 
 def failure_of(error: Exception) -> Any:
     """What the client may know of an error; the rest is logged under its id."""
-    failure = pb.Failure(type=type(error).__name__, message=str(error)[:_MESSAGE_CHARACTERS], id=secrets.token_hex(4))
+    failure = pb.Failure(
+        type=type(error).__name__,
+        message=str(error)[:_MESSAGE_CHARACTERS],
+        id=secrets.token_hex(4),
+        is_general=isinstance(error, DovetailError),
+    )
     _log.warning("an environment has raised", id=failure.id, exc_info=error)
     return failure
 
@@ -123,7 +128,12 @@ def _spec(name: str, part: Part) -> Any:
         properties[option.name] = {"description": option.doc, **known_type, "default": chosen.get(option.name)}
     schema = {"type": "object", "properties": properties}
     about = (part.target.__doc__ or "").partition("\n")[0]
-    return pb.EnvironmentSpec(name=name, about=about, options_schema_json=wire.to_json(schema, f"options of {name}"))
+    return pb.EnvironmentSpec(
+        name=name,
+        about=about,
+        options_schema_json=wire.to_json(schema, f"options of {name}"),
+        traits=getattr(part.instance, "traits", ()),
+    )
 
 
 class TaskBook:

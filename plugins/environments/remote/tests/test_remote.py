@@ -21,7 +21,7 @@ import pytest
 import trustme
 from google.protobuf import descriptor_pb2
 
-from dovetail import Message, StepResult, StopReason, Task, ToolCall, UserError, environments
+from dovetail import DataError, Message, StepResult, StopReason, Task, ToolCall, UserError, environments
 from dovetail.errors import OptionError
 from dovetail.registry import as_part
 from dovetail.testing import part_checks
@@ -141,6 +141,23 @@ def test_nobody_can_tell_it_from_the_environment_itself(server):
             assert repr(here) == repr(there), "a number has changed its type"
 
 
+def test_an_error_that_dovetail_raises_on_purpose_stays_one(server):
+    """It would be so in every episode, and stops the run as it does on the spot."""
+    assert server.client().instance.traits == word_server.Word.traits == ("multi_turn",)
+    local, remote = as_part("environments", word_server.Word()), server.client()
+
+    async def step(part):
+        async with episode(part) as environment:
+            await environment.step(Message("assistant", "lack"))
+
+    told = []
+    for part in (local, remote):
+        with pytest.raises(DataError) as error:
+            asyncio.run(step(part))
+        told.append(str(error.value))
+    assert told == ["there is no word list\n  try: download it"] * 2
+
+
 def test_values_keep_their_types():
     """Messages with calls, empty and missing fields, integers beyond 64 bits, nan."""
     call = ToolCall("1", "f", '{"x": 1}')
@@ -199,7 +216,7 @@ def test_a_killed_client_leaves_nothing_behind(tmp_path):
     """Its sessions end with their lease, also one in the middle of a step."""
     code = """
 import asyncio, os, sys
-from dovetail import Message, environments
+from dovetail import DataError, Message, environments
 async def main():
     episodes = [await environments.remote(address=sys.argv[1]).instance.make() for _ in range(3)]
     for episode in episodes:
@@ -223,7 +240,7 @@ def test_an_idle_episode_lives_as_long_as_its_client(tmp_path):
             async with episode(remote) as kept:
                 await asyncio.sleep(2)
                 await kept.step(Message("assistant", "apple"))
-                remote.instance._connection._stopped.set()
+                remote.instance._connection._episodes.clear()  # the heartbeat forgets it
                 while "closed" not in server.noted():
                     await asyncio.sleep(0.05)
                 with pytest.raises(SessionLost, match="its lease has ended"):
@@ -342,7 +359,7 @@ def test_a_refused_token_and_a_missing_one_are_told(tmp_path):
             with pytest.raises(UserError, match="the token is missing or wrong") as error:
                 server.client(**options).call("tasks", {"split": "train"})
             assert "token_file" in error.value.hint
-            with pytest.raises(RemoteError, match="unauthenticated"):
+            with pytest.raises(UserError, match="unauthenticated"):
                 asyncio.run(server.client(**options).instance.make())
         assert server.noted() == []
 
@@ -367,7 +384,7 @@ def test_tls_lets_in_whom_it_should(tmp_path):
         assert len(server.client(ca=ca, **shown).call("tasks", {"split": "train"})) == 6
         unknown = {word: str(path) for word, path in theirs.items()}
         for options in ({}, {"ca": ca}, {"ca": ca, **unknown}, {"ca": str(tmp_path / "stranger.ca"), **shown}):
-            with pytest.raises(UserError, match="gives no tasks: unavailable") as error:
+            with pytest.raises(UserError, match="cannot be used: unavailable") as error:
                 server.client(**options).call("tasks", {"split": "train"})
             assert "with TLS on both sides" in error.value.hint
 
@@ -485,7 +502,7 @@ def test_a_server_that_is_not_there_is_told_with_a_way_out():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         remote = environments.remote(address=f"127.0.0.1:{free.getsockname()[1]}", reconnect=0.2)
-        with pytest.raises(UserError, match="gives no tasks: unavailable") as error:
+        with pytest.raises(UserError, match="cannot be used: unavailable") as error:
             remote.call("tasks", {"split": "train"})
         assert "dovetail serve environments" in error.value.hint
 
@@ -494,7 +511,7 @@ def test_unknown_names_are_told(server):
     """Of environments by the server, with those it has; what tasks() raises with its words."""
     with pytest.raises(UserError, match="no environment 'world' is served here; there are: word"):
         server.client(environment="world").call("tasks", {"split": "train"})
-    with pytest.raises(UserError, match="DataError: no such split"):
+    with pytest.raises(UserError, match="no such split"):
         server.client().call("tasks", {"split": "gone"})
 
 

@@ -23,6 +23,8 @@ class Word:
         log: A file that gets a line for each environment that is made and closed.
     """
 
+    traits = ("multi_turn",)
+
     log: str | None = None
 
     @dt.hookimpl
@@ -104,6 +106,10 @@ async def fail(options):
     raise KeyError("no such thing")
 
 
+async def lack(options):
+    raise DataError("there is no word list", hint="download it")
+
+
 async def huge(options):
     raise ValueError("x" * 100_000)
 
@@ -114,7 +120,7 @@ async def wait(options):
         await asyncio.sleep(0.01)
 
 
-TROUBLE = {"hang": hang, "fail": fail, "huge": huge, "wait": wait}
+TROUBLE = {"hang": hang, "fail": fail, "huge": huge, "lack": lack, "wait": wait}
 
 
 def main(config):

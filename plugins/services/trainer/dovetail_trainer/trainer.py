@@ -171,7 +171,7 @@ class Trainer:
             error.where += (f"{path} (the samples, to score them again)",) if path else ()
             raise
         self._manager.broadcast("on_rollouts", run=run, rollouts=collected.rollouts)
-        metrics = self.compiled.learn(collected)
+        metrics = {**self.compiled.learn(collected), **run.take_metrics()}
         run.step += 1
         run.write_invalid(run.step, collected.rollouts)
         if self._kind == PROMPTS and self._is_due(settings.rollouts_every):

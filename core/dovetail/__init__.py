@@ -25,7 +25,7 @@ _HOMES = {
     "settings": "LoraSettings OptimizerSettings TinySettings TrainSettings",
 }
 _NAMES = {name: f"dovetail.{home}" for home, names in _HOMES.items() for name in names.split()}
-_NAMES |= {"Trainer": "dovetail_trainer.trainer", "DataSettings": "dovetail_trainer.data"}
+_NAMES |= {"Trainer": "dovetail_trainer.trainer", "DataSettings": "dovetail_trainer.settings"}
 _NAMES |= dict.fromkeys(("diff", "draw"), "dovetail_trainer.show")
 _NAMES |= {"kernel_op": "dovetail_kernels.op"}
 _KINDS = ("rewards", "weights", "environments", "generators", "losses", "loggers", "extensions", "recipes")

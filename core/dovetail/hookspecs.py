@@ -38,7 +38,7 @@ class RunSpecs:
 
     @hookspec
     def on_rollouts(self, run: Any, rollouts: Rollouts) -> None:
-        """Called after rewards are known and before the optimizer step. An error stops the run."""
+        """Called once rewards are known, before learning. May ``run.add_metrics({…})``. An error stops the run."""
 
     @hookspec
     def on_step_end(self, run: Any, step: int, metrics: Mapping[str, float]) -> None:

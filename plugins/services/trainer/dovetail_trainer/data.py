@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import attrs
 import torch
 
 from dovetail.agents.agent import Agent
@@ -17,16 +16,7 @@ from dovetail.messages import Task, Tasks
 from dovetail.ragged import Ragged
 from dovetail.rollouts import Origin, Rollouts
 from dovetail_trainer.layouts import Example, Layout, demonstration
-
-
-@attrs.frozen
-class DataSettings:
-    """Rows for an offline recipe."""
-
-    path: str  #: a JSONL or parquet file, or the name of a hub dataset
-    split: str = "train"  #: of a hub dataset
-    on_broken: Literal["stop", "skip"] = "stop"  #: what to do with a line that cannot be read; skipped ones are counted
-    shuffle: bool = True  #: draw the rows in a seeded order, a new one each epoch
+from dovetail_trainer.settings import DataSettings
 
 
 class Batches:

@@ -33,11 +33,12 @@ from dovetail.runtime.scoring import Offloader, PendingScores, driver_of
 from dovetail.settings import TrainSettings
 from dovetail_trainer import checkpoint
 from dovetail_trainer.config.build import describe_run
-from dovetail_trainer.data import Batches, DataSettings, encode_rows, read_rows
+from dovetail_trainer.data import Batches, encode_rows, read_rows
 from dovetail_trainer.layouts import layout_of
 from dovetail_trainer.lock import compare_lock, plugin_lock
 from dovetail_trainer.manager import PartManager
 from dovetail_trainer.run import Run
+from dovetail_trainer.settings import DataSettings
 
 EVALUATION_BATCH = 128
 log = structlog.get_logger()
@@ -175,7 +176,7 @@ class Trainer:
             error.where += (f"{path} (the samples, to score them again)",) if path else ()
             raise
         self._manager.broadcast("on_rollouts", run=run, rollouts=collected.rollouts)
-        metrics = self.compiled.learn(collected)
+        metrics = {**self.compiled.learn(collected), **run.take_metrics()}
         run.step += 1
         run.write_invalid(run.step, collected.rollouts)
         if self._kind == PROMPTS and self._is_due(settings.rollouts_every):

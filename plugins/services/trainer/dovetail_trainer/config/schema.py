@@ -16,7 +16,7 @@ from dovetail.registry import registry
 from dovetail.settings import LoraSettings, OptimizerSettings, TinySettings, TrainSettings
 from dovetail.structure import converter, explain
 from dovetail_trainer.config.own_code import is_own_code, register
-from dovetail_trainer.data import DataSettings
+from dovetail_trainer.settings import DataSettings
 
 Path = tuple[str | int, ...]
 Locate = Callable[[Path], str]

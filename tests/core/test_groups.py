@@ -103,7 +103,9 @@ def test_an_operation_is_given_the_agent():
         """Maximum likelihood."""
         dt.set_loss(likelihood(policy, rows))
 
-    agent = tiny_agent(trainable=True, optimizer=dt.OptimizerSettings(lr=1e-2), characters="".join(map(chr, range(130))))
+    agent = tiny_agent(
+        trainable=True, optimizer=dt.OptimizerSettings(lr=1e-2), characters="".join(map(chr, range(130)))
+    )
     compiled = dt.compile(by_hand, policy=agent)
     rows = tiny_rollouts(lengths=(4, 6), group_size=2)
     losses = [compiled.run(rows=rows)["loss"] for _ in range(8)]

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dovetail import load
 from dovetail.agents import models
 from dovetail.agents.learning import Learning
 from dovetail.errors import DataError, DovetailError, UserError
@@ -94,7 +95,7 @@ class Agent:
             return self._adapted.model, self._adapted.tokenizer
         dtype = getattr(torch, self.dtype)
         if self._tiny is not None:
-            model, tokenizer = models.build_tiny(self._tiny, dtype)
+            model, tokenizer = load("dovetail_trainer.tiny").build_tiny(self._tiny, dtype)
         else:
             model, tokenizer = models.load_pretrained(self.name, dtype, trust_remote_code=self.trust_remote_code)
         return models.without_dropout(model).to(self.device).requires_grad_(False), tokenizer

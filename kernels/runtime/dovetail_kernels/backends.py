@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 import os
 
-import logging
 import torch
 
 from dovetail.errors import UserError

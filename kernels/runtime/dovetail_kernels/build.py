@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -13,8 +14,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-
-import logging
 
 from dovetail.errors import UserError
 from dovetail_kernels.source import KernelError

@@ -41,9 +41,7 @@ class Code:
     """
 
     path: str | None = None
-    levels: tuple[str, ...] = attrs.field(
-        default=("linear",), converter=tuple, validator=deep_iterable(in_(LEVELS))
-    )
+    levels: tuple[str, ...] = attrs.field(default=("linear",), converter=tuple, validator=deep_iterable(in_(LEVELS)))
     size: int = attrs.field(default=10_000, validator=ge(1))
     seed: int = 0
     template: str = "{prompt}"

@@ -36,7 +36,10 @@ def program(text: str, rule: str, prefix: str, functions: Sequence[str]) -> str 
 def defines(code: str, functions: Sequence[str]) -> bool:
     """Whether it defines one of the functions at its top level."""
     names = "|".join(map(re.escape, functions))
-    return bool(names) and re.search(rf"^(?:async[ \t]+)?(?:def|class)[ \t]+(?:{names})\b|^(?:{names})[ \t]*=", code, re.M) is not None
+    return (
+        bool(names)
+        and re.search(rf"^(?:async[ \t]+)?(?:def|class)[ \t]+(?:{names})\b|^(?:{names})[ \t]*=", code, re.M) is not None
+    )
 
 
 def _continued(prefix: str, code: str, is_block: bool) -> str:

@@ -93,7 +93,9 @@ def _mbpp(row: Mapping[str, Any]) -> Problem:
     called = [name for name in functions if re.search(rf"\b{name}\(", asserts)]
     if not called:
         raise ValueError("its tests call none of the functions that its code defines")
-    return Problem(prompt, f"```python\n{row['code']}\n```", called, setup=setup, asserts=asserts, name=str(row.get("task_id", "")))
+    return Problem(
+        prompt, f"```python\n{row['code']}\n```", called, setup=setup, asserts=asserts, name=str(row.get("task_id", ""))
+    )
 
 
 def _own(row: Mapping[str, Any]) -> Problem:

@@ -71,7 +71,12 @@ class Interpreter:
     @property
     def masked(self) -> list[str]:
         """Folders of installed packages within :attr:`mounted`."""
-        found = {path.resolve() for lib in self._libraries for name in _PACKAGES for path in Path(lib).glob(f"python*/{name}")}
+        found = {
+            path.resolve()
+            for lib in self._libraries
+            for name in _PACKAGES
+            for path in Path(lib).glob(f"python*/{name}")
+        }
         return sorted(map(str, found))
 
 

@@ -20,8 +20,28 @@ from typing import Any
 from dovetail_sandbox.inside import lockdown, programs
 
 # Forked along, so that programs need not load them. Nothing here reads a file or starts a thread when imported.
-_WARM = """bisect collections copy dataclasses datetime decimal enum fractions functools hashlib heapq io itertools math
-operator re statistics string textwrap typing""".split()
+_WARM = [
+    "bisect",
+    "collections",
+    "copy",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "enum",
+    "fractions",
+    "functools",
+    "hashlib",
+    "heapq",
+    "io",
+    "itertools",
+    "math",
+    "operator",
+    "re",
+    "statistics",
+    "string",
+    "textwrap",
+    "typing",
+]
 _GLANCE = 0.05  # seconds between two looks at the folder of a run
 _FILES = ("request", "stdin", "stdout", "stderr", "report", "channel")
 

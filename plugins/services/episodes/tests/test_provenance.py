@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def test_tokens_decode_to_the_conversation(agent_of, name):
         assert text.removesuffix(end) == rendered(agent, messages, [dt.ToolSpec("look", "")])
         said = [message.content for message in messages if message.role == "assistant"]
         starts = [*rollouts.steps[row].tolist(), len(rollouts.sampled[row])]
-        turns = [rollouts.sampled[row][a:b].tolist() for a, b in zip(starts, starts[1:], strict=False)]
+        turns = [rollouts.sampled[row][a:b].tolist() for a, b in itertools.pairwise(starts)]
         assert [agent.decode(turn) for turn in turns] == said
         heard = [m.content for m in messages if m.role == "tool"]
         from_tools = agent.tokenizer.decode(tokens[origin == Origin.TOOL])

@@ -39,9 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--step-rewards", type=float, nargs="+", default=[0.25, 0.0])
-    parser.add_argument("--calls", type=float, default=0.4, help="how often the demonstrators call the tool")
-    parser.add_argument("--warm-up", type=int, default=400, help="steps of imitation")
-    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--calls", type=float, default=0.25, help="how often the demonstrators call the tool")
+    parser.add_argument("--warm-up", type=int, default=300, help="steps of imitation")
+    parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--curve", action="store_true", help="print the metrics of every step")
     arguments = parser.parse_args()
@@ -95,7 +95,7 @@ def learn(folder: Path, seed: int, step_reward: float, arguments: Any) -> str:
         dt.recipes.grpo(group_size=8),
         policy=dt.Agent(folder / "warm/final", optimizer=dt.OptimizerSettings(lr=arguments.lr, warmup_steps=5)),
         environment=dt.environments.tools(**WORLD, step_reward=step_reward), seed=seed, batch_size=16,
-        sampling=dt.Sampling(max_tokens=12), evaluate_every=5, evaluate_tasks=128, checkpoint_every=0, threads=1,
+        sampling=dt.Sampling(max_tokens=12), evaluate_every=2, evaluate_tasks=128, checkpoint_every=0, threads=1,
         rollouts_every=0, run_dir=run_dir,
         extensions=[dt.extensions["early-stopping"](metric=SUCCESS, at_least=0.8)],
     )  # fmt: skip

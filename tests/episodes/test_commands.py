@@ -45,7 +45,9 @@ class Player:
             text = turns[len(said)] if seed % 2 or said else "1"
             rows.append([*tokenizer(text)["input_ids"], tokenizer.eos_token_id])
         completions = Ragged.from_rows(rows, dtype=torch.int64)
-        return Generated(completions, completions.with_values(-torch.ones(len(completions.values))), ("stop",) * len(rows))
+        return Generated(
+            completions, completions.with_values(-torch.ones(len(completions.values))), ("stop",) * len(rows)
+        )
 
 
 def _is_start(heard, text):
@@ -73,7 +75,9 @@ def test_a_run_trains_on_whole_episodes_and_is_repeated_exactly(tmp_path, monkey
     lines = []
     for name in ("one", "two"):
         assert main(["train", "run.yaml", "--set", f"run_dir={name}"]) == 0
-        lines.append([json.loads(line)["metrics"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
+        lines.append(
+            [json.loads(line)["metrics"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        )
     assert lines[0] == lines[1]
     assert {"rollout/turns", "rollout/tool_calls", "reward/tools", "eval/reward"} <= lines[0][-1].keys()
 

@@ -13,7 +13,7 @@ from talkers import TEMPLATES, Babbler, Talk
 
 import dovetail as dt
 from dovetail import Message, StepResult, StopReason, SyncEnvironment, Task, hookimpl
-from dovetail.errors import UserError
+from dovetail.errors import DataError, UserError
 from dovetail.messages import Tasks
 from dovetail.registry import as_part
 from dovetail.rollouts import RewardStatus
@@ -134,6 +134,25 @@ def test_a_step_that_hangs_is_a_timeout(agent, world):
     assert rollouts.rewards["world"].status.tolist() == [RewardStatus.TIMEOUT] * 8
     assert rollouts.rewards["world"].reasons[0] == "step gave no answer within 0.2 s"
     assert metrics["stop/timeout"] == 1
+
+
+def test_an_environment_that_holds_the_event_loop_itself_costs_its_episodes_not_the_run(agent, monkeypatch):
+    """Nothing on that loop can be awaited any more; the next run has another one."""
+    monkeypatch.setattr("dovetail_episodes.driver._GRACE_SECONDS", 0.1)
+    release = threading.Event()
+
+    class Blocks(Once):
+        async def step(self, action):
+            if self.task.id == "0":
+                release.wait()
+            return await super().step(action)
+
+    rollouts, _ = play(agent, World(Blocks), tasks=2, samples=1)
+    release.set()
+    assert rollouts.rewards["world"].status.tolist()[0] == RewardStatus.TIMEOUT
+    assert "the event loop is held up" in rollouts.rewards["world"].reasons[0]
+    again, _ = play(agent, World(Once))
+    assert again.rewards["world"].values.tolist() == [1.0] * 8
 
 
 def test_a_deadline_holds_for_the_whole_episode(agent):
@@ -261,7 +280,7 @@ def test_a_generator_that_fails_ends_the_run_and_closes_every_episode(agent):
 
 def test_an_environment_that_does_not_close_costs_nothing_but_a_wait(agent, monkeypatch):
     """The result stands."""
-    monkeypatch.setattr("dovetail_episodes.episode._CLOSING_SECONDS", 0.01)
+    monkeypatch.setattr("dovetail_episodes.episode.CLOSING_SECONDS", 0.01)
 
     class Clings(Once):
         async def close(self):
@@ -294,6 +313,17 @@ def test_both_sides_of_a_game_are_rows(agent):
     assert rollouts.groups.tolist() == [0, 1, 0, 1, 2, 3, 2, 3]
     assert rollouts.rewards["world"].values.tolist() == [-1.0, 1.0] * 4
     assert rollouts.steps.lengths.tolist() == [2] * 8
+
+
+def test_a_prompt_without_room_for_an_answer_is_an_error(agent):
+    """As it is in a single turn: no episode could go well."""
+
+    class Long(Once):
+        async def reset(self, *, seed, task=None):
+            return StepResult(messages=[Message("user", "word " * 2000)])
+
+    with pytest.raises(DataError, match="the prompt of task '0' has"):
+        play(agent, World(Long), tasks=1)
 
 
 @pytest.mark.parametrize(

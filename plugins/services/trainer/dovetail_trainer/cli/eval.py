@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     types = _types(tasks, arguments.by)
 
     def tally(model: str | None) -> list[Tally]:
-        return count(playing.play(playing.policy(model), environment, tasks), arguments.success, arguments.samples)
+        return count(playing.play(playing.policy(model), environment, tasks), arguments.success)
 
     tallies = tally(None)
     baseline = tally(arguments.baseline) if arguments.baseline else None
@@ -62,13 +62,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def count(batches: Iterable[Rollouts], success: str | None, samples: int) -> list[Tally]:
+def count(batches: Iterable[Rollouts], success: str | None) -> list[Tally]:
     """Successes of each task, in order; a UserError if there is no such reward."""
     tallies: list[Tally] = []
     for rollouts in batches:
         name = success or "reward"
         if name not in rollouts.rewards:
             raise UserError(f"there is no reward {name!r}", hint=f"one of {', '.join(rollouts.rewards)}")
+        if any("agent" in task.columns for task in rollouts.tasks):
+            raise UserError("a game of several agents has no pass@k", hint="dovetail collect writes its episodes")
         scores, groups = rollouts.rewards[name], rollouts.groups.tolist()
         batch: dict[int, Tally] = defaultdict(Tally)
         for group, valid, value in zip(groups, scores.valid.tolist(), scores.values.tolist(), strict=True):

@@ -19,7 +19,7 @@ def test_conformance(check):
     check()
 
 
-@pytest.mark.parametrize("check", part_checks("recipes", "turn_grpo"), ids=str)
+@pytest.mark.parametrize("check", part_checks("recipes", "turn-grpo"), ids=str)
 def test_recipe_conformance(check):
     """It keeps what every recipe promises."""
     check()

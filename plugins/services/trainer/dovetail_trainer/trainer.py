@@ -27,9 +27,9 @@ from dovetail.graph.types import AGENT, PROMPTS, ROLLOUTS
 from dovetail.messages import Task, Tasks
 from dovetail.parts import Part, check_options
 from dovetail.registry import as_part
-from dovetail.rollouts import Rollouts, Scores
+from dovetail.rollouts import Scores
 from dovetail.runtime.collect import Collected
-from dovetail.runtime.scoring import Offloader, PendingScores, driver_of
+from dovetail.runtime.scoring import Offloader
 from dovetail.settings import TrainSettings
 from dovetail_trainer import checkpoint
 from dovetail_trainer.config.build import describe_run
@@ -37,6 +37,7 @@ from dovetail_trainer.data import Batches, encode_rows, read_rows
 from dovetail_trainer.layouts import layout_of
 from dovetail_trainer.lock import compare_lock, plugin_lock
 from dovetail_trainer.manager import PartManager
+from dovetail_trainer.playing import play
 from dovetail_trainer.run import Run
 from dovetail_trainer.settings import DataSettings
 
@@ -222,11 +223,12 @@ class Trainer:
         tasks = list(itertools.islice(environment.call("tasks", {"split": "test"}), settings.evaluate_tasks))
         if not tasks:
             raise DataError(f"the test split of the environment {environment.name!r} is empty")
+        greedy = attrs.evolve(settings.sampling, temperature=0.0)
         scores, lengths = defaultdict[str, list[Scores]](list), list[Tensor]()
         with contextlib.closing(Offloader()) as offloader:
             for start in range(0, len(tasks), EVALUATION_BATCH):
                 chosen = Tasks(tasks[start : start + EVALUATION_BATCH])
-                rollouts = play_greedily(self.policy, environment, chosen, settings, offloader)
+                rollouts = play(self.policy, environment, chosen, 1, greedy, settings, offloader)
                 lengths.append(rollouts.sampled.lengths)
                 for name, given in rollouts.rewards.items():
                     scores[name].append(given)
@@ -303,22 +305,6 @@ def _references(graph: Graph, policy: Agent, given: Mapping[str, Agent]) -> dict
     missing = [name for name, kind in types if kind == AGENT and name != "policy" and name not in given]
     readers = {name: {node.op.name for node, _, _ in graph.readers(name)} for name in missing}
     return {name: policy.frozen() for name in missing if name.startswith("ref_") or readers[name] <= {"logprobs"}}
-
-
-def play_greedily(
-    policy: Agent, environment: Part, tasks: Tasks, settings: TrainSettings, offloader: Offloader
-) -> Rollouts:
-    """The likeliest answer to each task, or the likeliest episode; the total is the reward ``reward``."""
-    greedy, driver = attrs.evolve(settings.sampling, temperature=0.0), driver_of(environment, settings)
-    if driver.many_turns:
-        rollouts: Rollouts = driver.play(policy, tasks, 1, greedy, settings.seed, offloader)["out"]
-    else:
-        prompts = policy.encode(tasks)
-        generated = policy.generate(prompts, 1, greedy, torch.zeros(len(tasks), dtype=torch.int64))
-        rollouts = Rollouts.single_turn(prompts, generated, tasks, decode=policy.decode)
-    total = PendingScores(driver.reward(), rollouts, offloader, settings.reward_timeout).result()
-    parts = {name: scores for name, scores in rollouts.rewards.items() if name != environment.label}
-    return attrs.evolve(rollouts, rewards={"reward": total, **parts})
 
 
 def _mean_of_valid(given: Sequence[Scores]) -> float:

@@ -16,7 +16,8 @@ import attrs
 
 from dovetail_sandbox import interpreter, tiers
 from dovetail_sandbox.results import Limits, Result, Status, Verdict, judge
-from dovetail_sandbox.server import SandboxFailure, Server, finish
+from dovetail_sandbox.server import Run, SandboxFailure, Server, finish
+from dovetail_sandbox.session import Session
 
 T = TypeVar("T")
 TierOption = Literal["auto", "strict", "basic", "none"]
@@ -94,6 +95,15 @@ class Sandbox:
             return judge(solved, tested, told)
 
         return self._tried(attempt, lambda reason: Verdict(Status.SANDBOX_ERROR, reason=reason))
+
+    def session(self, *, limits: Limits | None = None, seed: int = 0) -> Session:
+        """A Python whose names last from one piece of code to the next; ``seconds`` are those of a piece."""
+
+        def start(limits: Limits, channel: int) -> Run:
+            with self._server() as server:
+                return server().start({"mode": "session", "seed": seed}, limits, channel=channel)
+
+        return Session(start, self._threads, limits or Limits())
 
     async def run_async(self, source: str, **options: Any) -> Result:
         """As :meth:`run`, for coroutines."""

@@ -130,7 +130,10 @@ class Run:
     def read(self, reader: int) -> bool:
         """Take what has come from one of its files; False at the end of it."""
         if reader == self.report.fileno():
-            piece = self.report.recv(1 << 16)
+            try:
+                piece = self.report.recv(1 << 16)
+            except ConnectionResetError:  # it ended before it had read that we cancelled it
+                return False
             self.told += piece
             return bool(piece)
         piece = os.read(reader, 1 << 16)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import os
 import queue
 import socket
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
@@ -36,6 +36,8 @@ class Tests:
         tolerance: Relative, of floating-point numbers in ``cases``.
     """
 
+    __test__ = False  # it is no test class, whatever pytest makes of its name
+
     functions: Sequence[str]
     asserts: str = ""
     setup: str = ""
@@ -63,7 +65,7 @@ class Sandbox:
         for _ in range(workers):
             self._servers.put(None)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="dovetail-sandbox")
-        atexit.register(self.close)
+        weakref.finalize(self, _close, self._servers)
 
     def run(self, source: str, *, stdin: str = "", limits: Limits | None = None, seed: int = 0) -> Result:
         """Run a program to its end. ``seed`` is that of the module ``random``."""
@@ -148,10 +150,14 @@ class Sandbox:
 
     def close(self) -> None:
         """End the servers that are idle. The sandbox can be used again."""
-        for _ in range(self._servers.qsize()):
-            if server := self._servers.get():
-                server.close()
-            self._servers.put(None)
+        _close(self._servers)
+
+
+def _close(servers: queue.LifoQueue[Server | None]) -> None:
+    for _ in range(servers.qsize()):
+        if server := servers.get():
+            server.close()
+        servers.put(None)
 
 
 class _Lease:

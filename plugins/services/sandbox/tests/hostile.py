@@ -57,7 +57,7 @@ PROCESSES = [
 ]
 MEMORIES = [
     Hostile("one big block", "x = bytearray(1 << 34)", MEMORY),
-    Hostile("a growing list", "x = []\nwhile True: x.append(' ' * 100_000 + str(len(x)))", MEMORY),
+    Hostile("a growing list", "x = []\nwhile True: x.append(bytearray(1 << 23))", MEMORY),
     Hostile("a long text", "x = 'a' * 10**10", MEMORY),
     Hostile("a mapping", "import mmap; mmap.mmap(-1, 1 << 33); print('ESCAPED')", RUNTIME),
     Hostile("a file in memory", "import os; os.memfd_create('x'); print('ESCAPED')", RUNTIME),
@@ -150,7 +150,7 @@ SECRETS = [
     Hostile("a file of the host", "print('ESCAPED', open({secret!r}).read())", RUNTIME),
     Hostile(
         "a file of the host by its folder",
-        "import os\nos.chdir(os.path.dirname({secret!r}))\nprint('ESCAPED')",
+        "import os\nos.chdir(os.path.dirname({secret!r}))\nopen('secret')\nprint('ESCAPED')",
         RUNTIME,
     ),
     Hostile("the environment", "import os\nif 'DOVETAIL_SECRET' in os.environ: print('ESCAPED')", OK),
@@ -235,7 +235,7 @@ SIGNALS = [
     Hostile("a session of its own", "import os; os.setsid(); print('ESCAPED')", RUNTIME),
 ]
 CRASHES = [
-    Hostile("C stack", "x = ()\nfor _ in range(10**6): x = (x,)\nhash(x)", {RUNTIME, MEMORY}),
+    Hostile("C stack", "x = ()\nfor _ in range(200_000): x = (x,)\nhash(x)", {RUNTIME, MEMORY}),
     Hostile("null pointer", "import ctypes; ctypes.string_at(0)", RUNTIME),
     Hostile("abort", "import os; os.abort()", RUNTIME),
     Hostile(

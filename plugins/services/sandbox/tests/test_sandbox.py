@@ -7,7 +7,7 @@ import importlib.util
 import json
 import os
 import platform
-import signal
+import select
 import subprocess
 import sys
 import tempfile
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dovetail.errors import UserError
@@ -269,10 +269,33 @@ def test_a_server_that_is_killed_is_replaced(box):
     taken = [box._servers.get() for _ in range(box._servers.qsize())]
     for server in taken:
         if server:
-            os.killpg(server._process.pid, signal.SIGKILL)
+            server.kill()
         box._servers.put(server)
     for _ in range(len(taken)):
         assert box.run("print(1)").stdout == "1\n"
+
+
+def test_a_killed_trainer_leaves_nothing_running():
+    """kill -9 in the middle of a run: servers, monitors and programs end by themselves."""
+    code = (
+        "import sys, threading\nfrom dovetail_sandbox import Sandbox, probe\n"
+        "for tier in ('strict', 'basic'):\n"
+        "    if probe(tier).works:\n"
+        "        box = Sandbox(tier, workers=1)\n"
+        "        box.run('1')\n"
+        "        threading.Thread(target=box.run, args=['while True: pass'], daemon=True).start()\n"
+        "print('ready', flush=True)\nsys.stdin.read()"
+    )
+    before = set(children())
+    trainer = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert trainer.stdout.readline() == b"ready\n"
+    handles = [os.pidfd_open(pid) for pid in set(children()) - before - {trainer.pid}]
+    assert handles or not any(probe(tier).works for tier in tiers.CONFINED)
+    trainer.kill()
+    trainer.communicate()
+    for handle in handles:
+        assert select.select([handle], [], [], 20)[0], "a process outlived the trainer"
+        os.close(handle)
 
 
 def test_coroutines_run_beside_each_other(box):
@@ -349,12 +372,14 @@ def typed(value):
     return repr(value)
 
 
+@settings(deadline=None, max_examples=50)
 @given(plain)
 def test_values_cross_with_their_types(value):
     """What is decoded has the exact types and values of what was encoded."""
     assert typed(decode(json.loads(json.dumps(encode(value))))) == typed(value)
 
 
+@settings(deadline=None, max_examples=50)
 @given(plain)
 def test_a_value_is_the_same_as_itself(value):
     """Whatever its type."""

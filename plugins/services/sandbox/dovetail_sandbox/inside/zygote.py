@@ -7,6 +7,7 @@ It holds no secret, and nothing of a run gets into the server itself.
 from __future__ import annotations
 
 import array
+import errno
 import gc
 import json
 import os
@@ -190,8 +191,11 @@ def is_fuller(folder: str, size: int, entries: int) -> bool:
                         return True
                     if entry.is_dir(follow_symlinks=False):
                         todo.append(entry.path)
-        except OSError:
+        except FileNotFoundError:
             continue
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # so deep that it cannot be looked into
+                return True
     return False
 
 

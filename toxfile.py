@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 from tox.config.loader.memory import MemoryLoader
@@ -11,7 +12,9 @@ from tox.plugin import impl
 from tox.session.state import State
 
 ROOT = Path(__file__).parent
-FOLDERS = {f"plugin-{path.parent.name}": path.parent for path in ROOT.glob("plugins/*/*/pyproject.toml")}
+PROJECTS = [path for folder in ("plugins/*/*", "kernels/*") for path in ROOT.glob(f"{folder}/pyproject.toml")]
+NAMES = {path.parent: tomllib.loads(path.read_text())["project"]["name"] for path in PROJECTS}
+FOLDERS = {name.replace("dovetail-", "plugin-", 1): folder for folder, name in NAMES.items()}
 
 
 @impl
@@ -28,7 +31,7 @@ def tox_add_core_config(core_conf: ConfigSet, state: State) -> None:
             deps=[
                 "-clocal.txt",
                 "-cconstraints.txt",
-                f"dovetail-{folder.name}",
+                NAMES[folder],
                 "dovetail-testing",
                 "flit_core",  # the kit's tests install the packages that they write
                 "hypothesis",

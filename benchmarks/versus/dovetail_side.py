@@ -23,7 +23,7 @@ def tasks(workload: Workload) -> list[dt.Task]:
 
 
 def make_trainer(
-    workload: Workload, model: Path, device: str, micro_batch_tokens: int = 16384, **agent: Any
+    workload: Workload, model: Path, device: str, micro_batch_tokens: int | None = None, **agent: Any
 ) -> dt.Trainer:
     """The trainer of a workload."""
     if "odd-share" not in list(dt.rewards):

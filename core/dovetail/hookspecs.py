@@ -120,6 +120,17 @@ class RewardSpecs:
         """
 
 
+class WeightSpecs:
+    """Kind ``weights``: how a reward counts in the total, where a number is not enough: ``weight: {use: …}``."""
+
+    @hookspec
+    def weigh(self, scores: Tensor, step: int) -> tuple[Tensor, float]:
+        """Called once for each batch, with the ``[b]`` valid scores of the reward and the steps done before this one.
+
+        Returns the ``[b]`` finite scores that count, and what they are multiplied by. An error stops the run.
+        """
+
+
 # ------------------------------------------------------------------------------------------------ advantages, losses
 class AdvantageSpecs:
     """Kind ``advantages``: credit for each token. Called on valid rows only."""
@@ -140,6 +151,7 @@ class AdvantageSpecs:
         truncated: Tensor,  # [B] bool, cut by the token limit
         tasks: Tasks,  # B tasks
         steps: Ragged | None,  # turn boundaries, or None
+        step_rewards: Ragged | None,  # the environment's reward for each turn, or None
     ) -> Tensor | Ragged | Advantages:
         """Called once for each batch, without gradients, on all rows of the batch that have a valid reward.
 
@@ -164,6 +176,10 @@ class LossSpecs:
         returns: Ragged,  # targets of the value model
         entropy: Ragged,  # of the live policy's distribution at each token; carries the gradient
         rewards: Ragged,  # the total reward, spread over the tokens
+        final_values: Tensor,  # [B], of the live value model, after the last token; carries the gradient
+        baselines: Tensor,  # [B], what the recipe measures each sequence by
+        groups: Tensor,  # [B] int64; a loss that asks for them is given whole groups, their rows in order
+        tasks: Tasks,  # B tasks
     ) -> LossTerms:
         """Called for each micro-batch, with gradients, on valid rows only.
 
@@ -193,4 +209,4 @@ class LoggerSpecs:
         """Called once at the end of a run, also of one that failed."""
 
 
-SPECS = (RunSpecs, EnvironmentSpecs, GeneratorSpecs, RewardSpecs, AdvantageSpecs, LossSpecs, LoggerSpecs)
+SPECS = (RunSpecs, EnvironmentSpecs, GeneratorSpecs, RewardSpecs, WeightSpecs, AdvantageSpecs, LossSpecs, LoggerSpecs)

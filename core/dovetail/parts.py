@@ -6,7 +6,7 @@ import inspect
 import re
 import traceback
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ HOOKS_BY_KIND: Mapping[str, tuple[str, ...]] = {
     "generators": ("generate",),
     "environments": ("tasks", "make"),
     "rewards": ("score",),
+    "weights": ("weigh",),
     "advantages": ("estimate",),
     "losses": ("loss_terms",),
     "loggers": ("log_metrics",),
@@ -52,7 +53,8 @@ def options_of(target: Any) -> tuple[Option, ...]:
     """The options of a part's class (attrs fields) or function (keyword-only parameters); a recipe knows its own."""
     if isinstance(known := getattr(target, "options", None), tuple):
         return known
-    docs = argument_docs(inspect.getdoc(target) or "")
+    lineage = inspect.getmro(target)[::-1] if inspect.isclass(target) else (target,)
+    docs = {name: text for each in lineage for name, text in argument_docs(inspect.getdoc(each) or "").items()}
     hints = _type_hints(target.__init__) | _type_hints(target)
     if attrs.has(target):
         fields = [field for field in attrs.fields(target) if field.init]
@@ -119,7 +121,7 @@ class Part:
     name: str  #: in the registry
     instance: Any  #: what implements the hook
     provenance: Provenance = attrs.field(factory=Provenance)
-    weight: float = 1.0  #: of a reward, in the total
+    weight: float | Part = 1.0  #: of a reward in the total: a number, or a part of kind weights
     label: str = attrs.field(default=attrs.Factory(lambda self: self.name, takes_self=True))  #: in metrics, unique
     process: bool | None = None  #: of a reward: whether a process of its own scores; None: as :attr:`in_process` says
 
@@ -244,25 +246,3 @@ def check_hooks(part: Part) -> None:
             for name in part.asks_for(hook):
                 if name not in offered:
                     raise part.error(f"its hook {hook!r} asks for {name!r}; {did_you_mean(name, offered)}")
-
-
-class PartManager:
-    """The pluggy manager of one run: the parts that it named, called in config order."""
-
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self._manager = pluggy.PluginManager("dovetail")
-        for specs in SPECS:
-            self._manager.add_hookspecs(specs)
-        for part in reversed(parts):  # pluggy calls first what was registered last
-            self._manager.register(_Holder(part))
-
-    def broadcast(self, hook: str, **arguments: Any) -> None:
-        """Call a lifecycle hook of every part that implements it."""
-        getattr(self._manager.hook, hook)(**arguments)
-
-
-class _Holder:
-    """Gives a part's hooks to pluggy under an identity of its own, because pluggy tells plugins apart by equality."""
-
-    def __init__(self, part: Part) -> None:
-        vars(self).update({hook: getattr(part.instance, hook) for hook in _SPECS if part.implements(hook)})

@@ -24,11 +24,12 @@ class PartFactory:
     provenance: Provenance
 
     def __call__(
-        self, *, weight: float = 1.0, name: str | None = None, process: bool | None = None, **options: Any
+        self, *, weight: Any = 1.0, name: str | None = None, process: bool | None = None, **options: Any
     ) -> Part:
         """Configure the part. ``weight``, ``name`` (its label in metrics) and a reward's ``process`` are the core's."""
         if process is not None and self.kind != "rewards":
             options["process"] = process  # an option like any other
+        weight = weight if isinstance(weight, int | float) else as_part("weights", weight)
         part = build_part(self.kind, self.name, self.target, options, self.provenance)
         return attrs.evolve(part, weight=weight, label=name or self.name, process=process)
 

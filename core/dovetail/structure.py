@@ -88,21 +88,16 @@ def read_value(value: Any, kind: Any) -> Any:
 
 def explain(error: BaseException, path: str = "") -> Iterator[tuple[str, str]]:
     """Flatten cattrs' error tree into pairs of path and message."""
-    from cattrs.errors import (
-        AttributeValidationNote,
-        ClassValidationError,
-        ForbiddenExtraKeysError,
-        IterableValidationError,
-    )
+    from cattrs import errors
 
-    if isinstance(error, ClassValidationError | IterableValidationError):
+    if isinstance(error, errors.ClassValidationError | errors.IterableValidationError):
         noted, others = error.group_exceptions()
         for inner, note in noted:
-            step = f".{note.name}" if isinstance(note, AttributeValidationNote) else f"[{note.index!r}]"
+            step = f".{note.name}" if isinstance(note, errors.AttributeValidationNote) else f"[{note.index!r}]"
             yield from explain(inner, f"{path}{step}".removeprefix("."))
         for inner in others:
             yield from explain(inner, path)
-    elif isinstance(error, ForbiddenExtraKeysError):
+    elif isinstance(error, errors.ForbiddenExtraKeysError):
         known = [field.alias for field in attrs.fields(error.cl)] if attrs.has(error.cl) else []
         for key in sorted(error.extra_fields):
             yield path, f"unknown option {key!r}, {did_you_mean(key, known)}"

@@ -38,7 +38,8 @@ TOP = {
     "agents": "further agents by input name, such as `value_model`; a reference that is not given is the policy at the start",
     "environment": "gives tasks, and scores completions",
     "data": "rows of an offline recipe",
-    "rewards": "a list of parts: a name, or `{use: name, weight: 0.1, name: label, process: true, …options}`",
+    "rewards": "a list of parts: a name, or `{use: name, weight: 0.1, name: label, process: true, …options}`; "
+    "a weight is a number or a part of kind `weights`",
     "loggers": "a list of parts",
     "extensions": "a list of parts",
     "run_dir": "the run's folder; by default `runs/<recipe>-<time>`",

@@ -5,9 +5,10 @@ import pytest
 
 import dovetail as dt
 from dovetail.errors import OptionError, PartError
-from dovetail.parts import Part, PartManager, argument_docs, build_part, options_of
+from dovetail.parts import Part, argument_docs, build_part, options_of
 from dovetail.testing import tiny_rollouts
 from dovetail_testing.reward_checks import score
+from dovetail_trainer.manager import PartManager
 
 
 @attrs.frozen

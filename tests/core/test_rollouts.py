@@ -60,7 +60,7 @@ def test_sizes_are_checked():
     tokens = dt.Ragged.from_rows([[1, 2]])
     with pytest.raises(dt.DataError, match="origin"):
         dt.Rollouts(tokens, dt.Ragged.from_rows([[1]]), torch.zeros(1), dt.Tasks([dt.Task.of("a")]))
-    with pytest.raises(dt.DataError, match="groups and tasks"):
+    with pytest.raises(dt.DataError, match="1 groups, got 2"):
         dt.Rollouts(tokens, tokens, torch.zeros(2), dt.Tasks([dt.Task.of("a")]))
 
 

@@ -16,7 +16,7 @@ from dovetail_trainer.config.load import load
 ROOT = Path(__file__).parents[2]
 FILES = sorted(
     path
-    for pattern in ("README.md", "docs/**/*.md", "plugins/*/*/README.md", "core/README.md")
+    for pattern in ("README.md", "docs/**/*.md", "plugins/*/*/README.md", "kernels/**/README.md", "core/README.md")
     for path in ROOT.glob(pattern)
 )
 BLOCK = re.compile(r"(?:<!-- snippet: (?P<mark>[^>]*?) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)```", re.S)

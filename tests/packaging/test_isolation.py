@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/*/pyproject.toml"))
+PLUGINS = sorted(path.parent for glob in ("plugins/*/*", "kernels/*") for path in ROOT.glob(f"{glob}/pyproject.toml"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", PLUGINS, ids=lambda folder: folder.name)
 def test_a_plugin_passes_alone(folder):
     """Every other dovetail distribution is hidden."""
-    environment = {**os.environ, "DOVETAIL_ALONE": f"dovetail-{folder.name}", "OMP_NUM_THREADS": "1"}
+    name = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["name"]
+    environment = {**os.environ, "DOVETAIL_ALONE": name, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(ROOT / "tests/tools")
     environment.pop("COVERAGE_PROCESS_CONFIG", None)  # measured elsewhere, and tracing a training run is slow
     command = [

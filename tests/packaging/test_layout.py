@@ -10,29 +10,31 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/*/pyproject.toml"))
+PLUGINS = sorted(path.parent for glob in ("plugins/*/*", "kernels/*") for path in ROOT.glob(f"{glob}/pyproject.toml"))
 META = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CORE = tomllib.loads((ROOT / "core/pyproject.toml").read_text())
 
 
 def names(value: Path) -> str:
-    return value.name
+    """Of a plugin: its folder's, but for what all kernels run on."""
+    return "kernels" if value == ROOT / "kernels/runtime" else value.name
 
 
 @pytest.mark.parametrize("folder", PLUGINS, ids=names)
 def test_a_plugin_has_one_name_and_the_usual_shape(folder):
     """Folder, distribution, module, extra, entry point; README and tests; the version of the core."""
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    module = f"dovetail_{folder.name.replace('-', '_')}"
-    assert project["name"] == f"dovetail-{folder.name}"
+    name = names(folder)
+    module = f"dovetail_{name.replace('-', '_')}"
+    assert project["name"] == f"dovetail-{name}"
     assert project["version"] == CORE["project"]["version"] == META["project"]["version"]
     assert (folder / module / "__init__.py").exists()
     assert list((folder / "tests").glob("test_*.py"))
     assert len((folder / "README.md").read_text().splitlines()) > 10, "the README says too little"
     targets = [target for group in project.get("entry-points", {}).values() for target in group.values()]
     assert all(target.split(":")[0].split(".")[0] == module for target in targets)
-    extra = META["project"]["optional-dependencies"][folder.name]
-    assert extra == [f"dovetail-{folder.name}>=0.1,<0.2"]
+    extra = META["project"]["optional-dependencies"][name]
+    assert extra == [f"dovetail-{name}>=0.1,<0.2"]
     assert "dovetail-core>=0.1,<0.2" in project["dependencies"]
 
 
@@ -41,10 +43,10 @@ def test_lists_name_every_folder():
     local, development = (ROOT / "local.txt").read_text(), (ROOT / "development.txt").read_text()
     everything = META["project"]["optional-dependencies"]["all"][0]
     for folder in PLUGINS:
-        relative = folder.relative_to(ROOT)
-        assert f"dovetail-{folder.name} @ file:{relative}\n" in local
+        relative, name = folder.relative_to(ROOT), names(folder)
+        assert f"dovetail-{name} @ file:{relative}\n" in local
         assert f"-e {relative}\n" in development
-        assert folder.name in everything.partition("[")[2].rstrip("]").split(",")
+        assert name in everything.partition("[")[2].rstrip("]").split(",")
 
 
 def test_imports_do_nothing():

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = [ROOT, ROOT / "core", *sorted(path.parent for path in ROOT.glob("plugins/*/*/pyproject.toml"))]
+PLUGINS = sorted(path.parent for glob in ("plugins/*/*", "kernels/*") for path in ROOT.glob(f"{glob}/pyproject.toml"))
+FOLDERS = [ROOT, ROOT / "core", *PLUGINS]
 SMOKE = """
 import dovetail as dt
 policy = dt.Agent.tiny(hidden=16, layers=1, heads=2, generator=Echo(), trainable=True)

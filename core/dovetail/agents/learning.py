@@ -23,6 +23,8 @@ class Learning:
         options = {"lr": settings.lr, **settings.options}
         if settings.weight_decay or "weight_decay" in inspect.signature(_imported(settings.use)).parameters:
             options.setdefault("weight_decay", settings.weight_decay)
+        if settings.use in ("torch.optim.Adam", "torch.optim.AdamW"):
+            options.setdefault("fused", all(parameter.is_floating_point() for parameter in self._parameters))
         self.optimizer = _made("optimizer", settings.use, self._parameters, **options)
         schedules, warmup = list[Any](), settings.warmup_steps
         if warmup:

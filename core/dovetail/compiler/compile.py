@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
+from dovetail import catalog
 from dovetail.compiler.passes import bind, check_learning, drop_dead, fold, merge_common, require_agents
 from dovetail.compiler.plan import Context, Plan, partition, schedule
 from dovetail.errors import RecipeError, did_you_mean
@@ -18,7 +19,7 @@ from dovetail.registry import as_part
 from dovetail.runtime.collect import Collected
 from dovetail.runtime.execute import Watch
 from dovetail.runtime.learn import Learning
-from dovetail.runtime.scoring import Offloader
+from dovetail.runtime.scoring import Offloader, driver_of
 from dovetail.sampling import Sampling
 from dovetail.settings import TrainSettings
 
@@ -33,7 +34,6 @@ class Compiled:
         for node in plan.collect:  # what no worker process can score is told now, before anything has run
             if node.op.part and node.op.part.in_process:
                 self._offloader.worker(node.op.part)
-        self._steps = 0
 
     @property
     def graph(self) -> Graph:
@@ -82,7 +82,7 @@ class Compiled:
         for name in wanted:
             if name not in data:
                 raise RecipeError(f"the input {name!r} is missing", hint=f"compiled.run({name}=…)")
-        seed = self.plan.context.settings.seed * 1_000_003 + self._steps if seed is None else seed
+        seed = self.plan.context.settings.seed * 1_000_003 + self.plan.context.step if seed is None else seed
         collected = Collected(self.plan, data, seed, self._offloader, watch)
         collected.run()
         return collected
@@ -94,12 +94,12 @@ class Compiled:
             DovetailError: A loss or a gradient is not finite; the weights are as before the optimizer step.
         """
         learnt = Learning(self.plan, collected, watch).run(update=update)
-        self._steps += 1
+        self.plan.context.step += 1
         return {**collected.metrics, **learnt, **{f"time/{name}": value for name, value in collected.seconds.items()}}
 
     def seed_step(self, step: int) -> None:
         """Say which step comes next: what is drawn in it depends on the seed and this number alone."""
-        self._steps = step
+        self.plan.context.step = step
 
     def close(self) -> None:
         """Stop what runs beside."""
@@ -136,12 +136,12 @@ def compile(
     settings = settings or TrainSettings()
     settings = attrs.evolve(settings, sampling=sampling or settings.sampling)
     parts = tuple(as_part("rewards", reward) for reward in rewards)
-    context = Context(agents, settings, parts, environment, eager=mode == "eager")
+    driver = driver_of(environment, settings) if environment else None
+    context = Context(agents, settings, parts, driver, eager=mode == "eager")
     graph = recipe(**options).trace()
-    simplify = () if context.eager else (fold, merge_common, drop_dead)
+    further = [entry.load() for entry in catalog.entries() if entry.kind == "passes"]
+    simplify = () if context.eager else (fold, merge_common, drop_dead, *further)
     for step in (bind, check_learning, *simplify, require_agents):
         graph = step(graph, context).check()
-    if not context.eager:
-        context.notes.append("fuse: no row kernels in this graph")
     plan = partition(graph, context)
     return Compiled(plan if context.eager else schedule(plan))

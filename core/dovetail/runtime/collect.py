@@ -15,10 +15,10 @@ from torch import Tensor
 from dovetail.compiler.plan import Plan
 from dovetail.errors import TooManyInvalid
 from dovetail.graph.node import Node
-from dovetail.graph.ops import GENERATE
+from dovetail.graph.ops import ROLLOUT, SAMPLERS
 from dovetail.messages import Task, Tasks
 from dovetail.rollouts import Rollouts, Scores
-from dovetail.runtime.evaluate import Outputs, broken, estimate, read_outputs, start_function
+from dovetail.runtime.evaluate import Outputs, broken, estimate, read_outputs, start_function, weigh
 from dovetail.runtime.execute import Execution, Watch
 from dovetail.runtime.forward import forward_all
 from dovetail.runtime.scoring import Offloader, PendingScores
@@ -63,17 +63,14 @@ class Collected(Execution):
     def _measure(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for label, scores in self.rollouts.rewards.items():
-            metrics[f"reward/{label}"] = _mean(scores.values[scores.valid], empty=math.nan)
+            metrics[f"reward/{label}"], metrics[f"reward_std/{label}"] = _mean_and_spread(scores)
             metrics[f"invalid/{label}"] = 1 - _mean(scores.valid, empty=1)
         for node in self.nodes:
-            total = self.values[node.name].get("out") if node.op.name == "total" else None
-            if isinstance(total, Scores):
-                good = total.values[total.valid]
-                metrics["reward"] = _mean(good, empty=math.nan)
-                metrics["reward_std"] = good.std().item() if len(good) > 1 else 0.0
-            if node.op.part:
-                told = self.values[node.name].get("metrics", {})
-                metrics.update({f"{node.op.part.name}/{name}": float(number) for name, number in told.items()})
+            outputs, label = self.values[node.name], node.op.part.name if node.op.part else node.op.name
+            if node.op.name == "total":
+                metrics["reward"], metrics["reward_std"] = _mean_and_spread(outputs["out"])
+                metrics.update({f"weight/{name}": float(weight) for name, weight in outputs["weights"].items()})
+            metrics.update({f"{label}/{name}": float(number) for name, number in outputs.get("metrics", {}).items()})
         metrics["invalid"] = 1 - _mean(self.valid, empty=1)
         metrics["tokens"] = float(len(self.rollouts.sampled.values))
         metrics["completion_length"] = _mean(self.rollouts.sampled.lengths)
@@ -99,7 +96,8 @@ class Collected(Execution):
             node, inputs, work = self._running.pop(name)
             if node.op.part:
                 scores = self._rewards[node.op.part.label] = work.result()
-                self.values[name] = {"out": scores.combine(node.options.get("weight", 1.0), operator.mul)}
+                counted, weight = weigh(scores, node.options.get("weight", 1.0), self.plan.context.step)
+                self.values[name] = {"out": counted.combine(weight, operator.mul)}
             elif not wait([work], self._settings.reward_timeout).done:
                 work.cancel()
                 hint = "raise reward_timeout"
@@ -116,22 +114,24 @@ class Collected(Execution):
             self._running[node.name] = node, inputs, self._offloader.submit(start_function(node, inputs))
         elif part:
             return estimate(node, inputs, inputs["rollouts"])
-        elif node.op is GENERATE:
-            return {"out": self._generate(node, inputs["prompts"])}
+        elif node.op in SAMPLERS:
+            return self._sample(node, inputs["prompts"])
         else:
             with torch.no_grad():
                 return super().operate(node, inputs)
         return {}
 
-    def _generate(self, node: Node, given: Iterable[Any]) -> Rollouts:
+    def _sample(self, node: Node, given: Iterable[Any]) -> Outputs:
         context, samples = self.plan.context, node.options["samples"]
         agent, sampling = context.agents[node.inputs["policy"].node], context.sampling_of(node)
         tasks = Tasks([Task.of(prompt, id=str(row)) for row, prompt in enumerate(given)])
+        if node.op is ROLLOUT:
+            return dict(context.driver.play(agent, tasks, samples, sampling, self.seed, self._offloader))
         prompts = agent.encode(tasks)
         seeds = torch.randint(0, 2**62, (len(tasks) * samples,), generator=torch.Generator().manual_seed(self.seed))
         generated = agent.generate(prompts, samples, sampling, seeds)
         facts = {"sampling": sampling, "policy_version": agent.version, "decode": agent.decode}
-        return Rollouts.single_turn(prompts, generated, tasks, samples=samples, **facts)
+        return {"out": Rollouts.single_turn(prompts, generated, tasks, samples=samples, **facts)}
 
     def _forward_all(self, agent: Any, rollouts: Rollouts, wanted: Collection[str]) -> Outputs:
         outputs = forward_all(agent, rollouts, wanted, self.plan.context.micro_batch_tokens)
@@ -140,3 +140,8 @@ class Collected(Execution):
 
 def _mean(values: Tensor, empty: float = 0.0) -> float:
     return values.float().mean().item() if len(values) else empty
+
+
+def _mean_and_spread(scores: Scores) -> tuple[float, float]:
+    good = scores.values[scores.valid]
+    return _mean(good, empty=math.nan), good.std().item() if len(good) > 1 else 0.0

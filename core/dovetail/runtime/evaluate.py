@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
 from dovetail.errors import PartError
 from dovetail.graph.node import Node
 from dovetail.graph.types import SCALAR
+from dovetail.parts import Part
 from dovetail.ragged import Ragged
 from dovetail.rollouts import Advantages, LossTerms, Rollouts, Scores
 
@@ -67,15 +70,28 @@ def arithmetic(node: Node, inputs: Mapping[str, Any]) -> Outputs:
     return {"out": operation(left, right)}
 
 
-def total(node: Node, inputs: Mapping[str, Scores]) -> Outputs:
+def total(node: Node, inputs: Mapping[str, Scores], step: int) -> Outputs:
     """The weighted total of rewards; valid where all of them are."""
-    weights, labels = node.options["weights"], node.options["labels"]
-    weighted = [score.combine(weight, operator.mul) for score, weight in zip(inputs.values(), weights, strict=True)]
+    given = zip(node.options["labels"], inputs.values(), node.options["weights"], strict=True)
+    weighed = {label: weigh(score, weight, step) for label, score, weight in given}
+    products = [score.combine(weight, operator.mul) for score, weight in weighed.values()]
     return {
-        "out": functools.reduce(lambda left, right: left.combine(right, operator.add), weighted),
-        "parts": dict(zip(labels, inputs.values(), strict=True)),
-        "weights": dict(zip(labels, weights, strict=True)),
+        "out": functools.reduce(lambda left, right: left.combine(right, operator.add), products),
+        "parts": {label: score for label, (score, _) in weighed.items()},
+        "weights": {label: weight for label, (_, weight) in weighed.items()},
     }
+
+
+def weigh(scores: Scores, weight: float | Part, step: int) -> tuple[Scores, float]:
+    """The scores that count, and what they are multiplied by."""
+    if not isinstance(weight, Part):
+        return scores, weight
+    given = scores.values[scores.valid]
+    counted, factor = weight.call("weigh", {"scores": given, "step": step})
+    if counted.shape != given.shape or not bool(torch.isfinite(counted).all()) or not math.isfinite(factor):
+        problem = f"gave {tuple(counted.shape)} scores and the weight {factor!r} for {len(given)} scores"
+        raise weight.error(problem, hint=f"return {len(given)} finite scores and a finite weight")
+    return attrs.evolve(scores, values=scores.values.masked_scatter(scores.valid, counted.float())), factor
 
 
 def estimate(node: Node, inputs: Mapping[str, Any], rollouts: Rollouts) -> Outputs:
@@ -117,9 +133,10 @@ def loss_terms(node: Node, inputs: Mapping[str, Any], rollouts: Rollouts) -> Los
     """Call a loss part on a micro-batch, and check what it returned."""
     part, shape = node.op.part, rollouts.sampled
     assert part is not None
-    available = {"sampled_logprobs": rollouts.sampled_logprobs, **inputs}
-    asked = {name: _spread(available.get(name), shape) for name in part.asks_for("loss_terms")}
-    return check_terms(node, part.call("loss_terms", asked), shape)
+    facts = {name: getattr(rollouts, name, None) for name in part.asks_for("loss_terms")}
+    per_row = {port for port, kind in node.op.inputs.items() if kind == SCALAR}
+    wired = {port: value if port in per_row else _spread(value, shape) for port, value in inputs.items()}
+    return check_terms(node, part.call("loss_terms", facts | wired), shape)
 
 
 def check_terms(node: Node, result: Any, shape: Ragged) -> LossTerms:
@@ -151,8 +168,7 @@ def read_outputs(node: Node, result: Any, inputs: Mapping[str, Any]) -> Outputs:
     given = [value for value in inputs.values() if isinstance(value, Scores)]
     for port, value in outputs.items():
         if given and isinstance(value, Tensor) and value.shape == given[0].values.shape:
-            made = Scores.ok(value)
-            for scores in given:
-                made = scores.combine(made, lambda _, values: values)
-            outputs[port] = made
+            outputs[port] = functools.reduce(
+                lambda made, s: s.combine(made, lambda _, own: own), given, Scores.ok(value)
+            )
     return outputs

@@ -73,6 +73,7 @@ class Execution:
         self, plan: Plan, nodes: Sequence[Node], values: dict[str, Outputs], forward: Forward, watch: Watch | None
     ) -> None:
         self.plan, self.nodes, self.values, self.watch = plan, nodes, values, watch
+        values |= {name: {"out": agent} for name, agent in plan.context.agents.items()}
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._forward = forward
         self._passes: dict[tuple[Ref, Ref], Outputs] = {}
@@ -106,7 +107,7 @@ class Execution:
         if node.op.name == "frozen":
             live = inputs["live"]
             return {"out": live.detach() if isinstance(live, Ragged | Tensor) else live}
-        return total(node, inputs) if node.op.name == "total" else arithmetic(node, inputs)
+        return total(node, inputs, self.plan.context.step) if node.op.name == "total" else arithmetic(node, inputs)
 
     def _model_pass(self, node: Node, inputs: dict[str, Any]) -> Outputs:
         """One pass serves all nodes that read the same agent and rollouts, unless the mode is eager."""

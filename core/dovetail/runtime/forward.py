@@ -16,7 +16,7 @@ from dovetail.runtime.linear_logprob import Head, linear_logprob
 from dovetail.runtime.packing import Packed, bundles, micro_batches
 from dovetail.sampling import Sampling
 
-HEAD_CHUNK = 256
+HEAD_LOGITS = 2**24  # of a chunk: 64 MB in float32, where products are fast and memory is small
 
 
 class Actor(Protocol):
@@ -69,13 +69,10 @@ def forward(actor: Actor, rollouts: Rollouts, wanted: Collection[str], *, share:
     result: Outputs = {}
     if "logprobs" in wanted or "entropy" in wanted:
         temperature = rollouts.sampling.scoring_temperature if rollouts.sampling else 1.0
+        head = actor.head()
+        chunk, want = max(256, HEAD_LOGITS // len(head.weight)), "entropy" in wanted
         logprobs, entropy = linear_logprob(
-            hidden[before],
-            actor.head(),
-            shape.values,
-            temperature=temperature,
-            chunk=HEAD_CHUNK,
-            entropy="entropy" in wanted,
+            hidden[before], head, shape.values, temperature=temperature, chunk=chunk, entropy=want
         )
         result["logprobs"] = shape.with_values(logprobs)
         if entropy is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from dovetail.graph.recipe import Recipe
-from dovetail.parts import Part, PartManager, check_hooks, options_of
+from dovetail.parts import Part, check_hooks, options_of
 from dovetail.registry import registry
 from dovetail_testing import (
     advantage_checks,
@@ -19,10 +19,13 @@ from dovetail_testing import (
     loss_checks,
     recipe_checks,
     reward_checks,
+    weight_checks,
 )
+from dovetail_trainer.manager import PartManager
 
 _CHECKS: Mapping[str, Callable[..., Mapping[str, Callable[[Any], None]]]] = {
     "rewards": reward_checks.checks,
+    "weights": weight_checks.checks,
     "advantages": advantage_checks.checks,
     "losses": loss_checks.checks,
     "environments": environment_checks.checks,
@@ -70,7 +73,7 @@ def part_checks(
         options: Of the part.
         waive: Claim to the reason why this part need not keep it. A waiver of a claim that holds fails.
         facts: What the author promises beside: ``bounds=(low, high)`` of a reward; ``gold=function`` from a task to
-            the answer that must score 1 in an environment.
+            the answer that must score 1 in an environment; ``negative=False`` of an estimator for rewards from 0 on.
     """
     promises: dict[str, Callable[[Any], None]] = {"every option is documented": _options_are_documented}
     part = registry(kind)[name]

@@ -38,7 +38,9 @@ def build(config: RunConfig, run_dir: str | Path | None = None, algorithm: Recip
 
 def _build_part(kind: str, config: PartConfig) -> Part:
     factory = registry(kind)[config.use]
-    words = {"weight": config.weight, "name": config.name, "process": config.process}
+    weight = config.weight
+    weight = _build_part("weights", weight) if isinstance(weight, PartConfig) else weight
+    words = {"weight": weight, "name": config.name, "process": config.process}
     return factory(**{**words, **config.options})  # type: ignore[no-any-return]
 
 
@@ -54,7 +56,7 @@ def _build_agent(config: AgentConfig) -> Agent:
 def describe_run(trainer: Trainer) -> dict[str, Any]:
     """The configuration that builds this trainer again, as plain data for its folder."""
     described = {
-        "algorithm": {"use": trainer.recipe.name, **trainer.recipe.settings()},
+        "algorithm": {"use": _registered(trainer.recipe.name), **trainer.recipe.settings()},
         "policy": _describe_agent(trainer.policy),
         "agents": {name: _describe_agent(agent) for name, agent in trainer.given_agents.items()},
         "environment": _describe_part(trainer.environment) if trainer.environment else None,
@@ -67,11 +69,21 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
     return {key: plain for key, value in described.items() if (plain := _plain(value)) not in (None, [], {})}
 
 
+def _registered(recipe: str) -> str:
+    """How a recipe is registered: a function's name has no hyphens."""
+    hyphenated = recipe.replace("_", "-")
+    return hyphenated if hyphenated in registry("recipes") and recipe not in registry("recipes") else recipe
+
+
 def _describe_part(part: Part) -> dict[str, Any]:
-    weight = {"weight": part.weight} if part.weight != 1.0 else {}
+    weight = {"weight": _describe_weight(part.weight)} if part.weight != 1.0 else {}
     name = {"name": part.label} if part.label != part.name else {}
     process = {} if part.process is None else {"process": part.process}
     return {"use": part.name, **weight, **name, **process, **part.options()}
+
+
+def _describe_weight(weight: float | Part) -> Any:
+    return _describe_part(weight) if isinstance(weight, Part) else weight
 
 
 def _describe_agent(agent: Agent) -> dict[str, Any]:

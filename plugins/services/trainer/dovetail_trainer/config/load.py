@@ -24,7 +24,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         ConfigError: With every mistake, its path and its line.
         UserError: The file cannot be read.
     """
-    return read_mapping(*read_file(path, overrides))
+    return read_mapping(*read_file(path, overrides), Path(path).parent)
 
 
 def read_file(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Any, Locate]:

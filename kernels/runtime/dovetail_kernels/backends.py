@@ -1,0 +1,84 @@
+"""Which back end runs a program: CUDA tensors CuPy's, CPU tensors the compiler's, else torch."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import os
+
+import torch
+
+from dovetail.errors import UserError
+from dovetail_kernels.build import BuildUnavailable
+from dovetail_kernels.program import Program
+
+CHOICES = ("cuda", "cpu", "reference")
+log = logging.getLogger("dovetail.kernels")
+
+
+def choose(program: Program, device: torch.device) -> str:
+    """``cuda``, ``cpu`` or ``reference``, as ``DOVETAIL_KERNELS`` says, else by device and by what is installed.
+
+    Raises:
+        UserError: What ``DOVETAIL_KERNELS`` demands is not to be had here, with the reason.
+        KernelError: The kernel does not compile.
+    """
+    demanded = os.environ.get("DOVETAIL_KERNELS") or None
+    if demanded not in (None, "auto", *CHOICES):
+        raise UserError(f"DOVETAIL_KERNELS is {demanded!r}", hint=f"one of {', '.join(CHOICES)}, or unset it")
+    return _chosen(program, device.type, None if demanded == "auto" else demanded)
+
+
+@functools.cache
+def _chosen(program: Program, device: str, demanded: str | None) -> str:
+    if demanded == "reference":
+        return "reference"
+    wanted = demanded or {"cuda": "cuda", "cpu": "cpu"}.get(device)
+    problem = f"there is no back end for {device} tensors" if wanted is None else _problem(program, wanted, device)
+    if problem is None:
+        log.info("kernel %s: %s", program.name, wanted)
+        return str(wanted)
+    if demanded:
+        hint = "unset it, or DOVETAIL_KERNELS=reference"
+        raise UserError(f"DOVETAIL_KERNELS={demanded} cannot be had: {problem}", hint=hint)
+    log.warning("kernel %s: torch computes it, more slowly, because %s", program.name, problem)
+    return "reference"
+
+
+def _problem(program: Program, wanted: str, device: str) -> str | None:
+    """Why a back end cannot run the program; None if it can, and is then ready."""
+    if wanted != device:
+        return f"the tensors are on {device}"
+    if wanted == "cpu":
+        from dovetail_kernels.cpu import loaded
+
+        try:
+            loaded(program)
+        except (BuildUnavailable, OSError) as error:
+            return str(getattr(error, "what", error))
+        return None
+    if problem := cupy_problem():
+        return problem
+    from dovetail_kernels import cuda
+
+    try:
+        cuda.loaded(program, torch.cuda.current_device())
+    except RuntimeError as error:  # CuPy's own: a driver that is older than the toolkit, for one
+        return f"CuPy cannot load it: {error}"
+    return None
+
+
+@functools.cache
+def cupy_problem() -> str | None:
+    """Why CuPy cannot launch here; None if it can."""
+    from importlib.metadata import distributions
+
+    builds = sorted({d.name for d in distributions() if d.name and d.name.lower().startswith("cupy-cuda")})
+    if len(builds) > 1:
+        return f"{' and '.join(builds)} exclude each other; pip uninstall one"
+    if importlib.util.find_spec("cupy") is None:
+        return 'CuPy is not installed; pip install "dovetail[cuda12]" or "dovetail[cuda13]"'
+    import cupy
+
+    return None if cupy.cuda.is_available() else "CuPy finds no CUDA driver"

@@ -1,0 +1,137 @@
+"""A program: one launch of one or several kernels over the same rows."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from dovetail_kernels.kernel import Kernel
+from dovetail_kernels.source import KernelError, Parameter
+from dovetail_kernels.wrap import translation_unit
+
+DTYPES = {"int": torch.int32, "float": torch.float32, "unsigned char": torch.uint8}
+
+
+@attrs.frozen(eq=False)
+class Batch:
+    """What one launch is given; outputs are made beforehand, by torch."""
+
+    offsets: Tensor  #: ``[B + 1]`` int64
+    tensors: tuple[Tensor, ...]  #: per parameter that is no number: flat values ``[N]``, or a table
+    numbers: tuple[float, ...]  #: per number
+    weights: Tensor  #: ``[K]`` float32, one for each kernel
+    parts: Tensor  #: ``[K, B]`` float32, written
+    total: Tensor  #: ``[B]`` float32, written: the weighted sum of the parts
+    scratch: int  #: bytes for each row
+
+    @property
+    def rows(self) -> int:
+        return len(self.total)
+
+
+@attrs.frozen(eq=False, slots=False)
+class Program:
+    """Kernels that run in one launch; :meth:`of` gives the same one for the same kernels."""
+
+    kernels: tuple[Kernel, ...]
+    name: str
+
+    @classmethod
+    def of(cls, kernels: tuple[Kernel, ...]) -> Program:
+        if kernels not in _made:
+            name = "+".join(kernel.name for kernel in kernels) + f"#{next(_numbers)}"
+            _made[kernels] = _by_name[name] = cls(kernels, name)
+        return _made[kernels]
+
+    @functools.cached_property
+    def parameters(self) -> tuple[tuple[Kernel, Parameter], ...]:
+        return tuple((kernel, parameter) for kernel in self.kernels for parameter in kernel.source.parameters)
+
+    @functools.cached_property
+    def text(self) -> str:
+        return translation_unit([kernel.source for kernel in self.kernels])
+
+    def scratch(self, longest: int) -> int:
+        """Bytes for a row of the longest length."""
+        return max(-(-kernel.scratch_bytes(longest) // 16) * 16 for kernel in self.kernels)
+
+
+_made: dict[tuple[Kernel, ...], Program] = {}
+_by_name: dict[str, Program] = {}
+_numbers = itertools.count(1)
+
+
+@functools.cache
+def launch_op() -> torch.library.CustomOpDef:
+    """``dovetail_kernels::launch``: what torch sees of a launch, the same operator for all programs.
+
+    It returns the parts ``[K, B]``, the weighted total ``[B]``, and what the kernels write per token.
+    """
+
+    def launch(
+        program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
+    ) -> list[Tensor]:
+        outputs, batch = _prepared(_by_name[program], offsets, tensors, numbers, weights)
+        if batch.rows:
+            from dovetail_kernels.cpu import run
+
+            run(_by_name[program], batch)
+        return outputs
+
+    def on_cuda(
+        program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
+    ) -> list[Tensor]:
+        outputs, batch = _prepared(_by_name[program], offsets, tensors, numbers, weights)
+        if batch.rows:
+            from dovetail_kernels.cuda import run
+
+            run(_by_name[program], batch)
+        return outputs
+
+    def shapes(
+        program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
+    ) -> list[Tensor]:
+        return _outputs(_by_name[program], offsets, tensors)
+
+    op = torch.library.custom_op("dovetail_kernels::launch", launch, mutates_args=(), device_types="cpu")
+    op.register_kernel("cuda")(on_cuda)
+    op.register_fake(shapes)
+    return op
+
+
+def _outputs(program: Program, offsets: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    rows = offsets.shape[0] - 1
+    made = [offsets.new_empty(len(program.kernels), rows, dtype=torch.float32)]
+    made.append(offsets.new_empty(rows, dtype=torch.float32))
+    tokens = next(iter(tensors)).shape[0]
+    for _, parameter in program.parameters:
+        if parameter.role == "out":
+            made.append(offsets.new_empty(tokens, dtype=DTYPES[parameter.ctype]))
+    return made
+
+
+def _prepared(
+    program: Program, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
+) -> tuple[list[Tensor], Batch]:
+    outputs = _outputs(program, offsets, tensors)
+    given, written = iter(tensors), iter(outputs[2:])
+    pointers = [next(written if p.role == "out" else given) for _, p in program.parameters if p.role != "number"]
+    capturing = offsets.is_cuda and torch.cuda.is_current_stream_capturing()
+    # Under capture nothing may wait for the device: the whole batch bounds its longest row.
+    longest = len(tensors[0]) if capturing else int(offsets.diff().max()) if len(offsets) > 1 else 0
+    if not capturing:
+        check_rows(offsets, len(tensors[0]))
+    scratch = program.scratch(longest)
+    return outputs, Batch(offsets, tuple(pointers), tuple(numbers), weights, outputs[0], outputs[1], scratch)
+
+
+def check_rows(offsets: Tensor, tokens: int) -> None:
+    """Refuse offsets that do not cut ``tokens`` values into rows."""
+    rises = bool((offsets[1:] >= offsets[:-1]).all())
+    if offsets.dtype != torch.int64 or not rises or int(offsets[0]) != 0 or int(offsets[-1]) != tokens:
+        raise KernelError(f"row offsets must be int64 and rise from 0 to the number of tokens ({tokens})")

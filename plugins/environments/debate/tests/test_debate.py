@@ -125,12 +125,24 @@ def test_an_opponent_argues_the_other_side():
     assert results[-1].reward > 0
 
 
+class Letters:
+    """A generator that says one letter, chosen by the seed, as often as it may."""
+
+    @dt.hookimpl
+    def generate(self, tokenizer, prompts, samples, sampling, seeds):
+        letters = [tokenizer.encode(chr(97 + seed % 26), add_special_tokens=False) for seed in seeds.tolist()]
+        completions = dt.Ragged.from_rows([letter * sampling.max_tokens for letter in letters])
+        return dt.Generated(completions, completions.map(lambda tokens: -0.1 * tokens), ("length",) * len(completions))
+
+
 def test_a_local_agent_may_be_the_opponent():
-    """The same seed gives the same debate, another one another."""
-    opponent = {"agent": {"tiny": {"hidden": 16, "layers": 1, "heads": 2, "context": 600, "seed": 3}}, "max_tokens": 8}
+    """The same seed gives the same debate, another one another; it hears the motion and what was said."""
+    tiny = {"hidden": 16, "layers": 1, "heads": 2, "context": 600}
+    opponent = {"agent": {"tiny": tiny, "generator": Letters()}, "max_tokens": 8}
     task = Task("t", (), columns={"topic": "Zoos", "position": "against"})
-    said = [debate(task=task, opponent=opponent, seed=seed)[1][0].messages[0].content for seed in (0, 0, 1)]
+    said = [debate(task=task, opponent=opponent, seed=seed)[1][0].messages[0].content[-8:] for seed in (0, 0, 1)]
     assert said[0] == said[1] != said[2]
+    assert len(set(said[0])) == 1
 
 
 def test_components_add_up_to_the_mean_over_the_turns():

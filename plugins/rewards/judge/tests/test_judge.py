@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dovetail import Agent, Invalid, Message, Task, Tasks, rewards
+from dovetail import Generated, Invalid, Message, Ragged, Task, Tasks, hookimpl, rewards
 from dovetail.errors import OptionError
 from dovetail.testing import part_checks
 from dovetail_judge import Judge
@@ -308,19 +308,31 @@ def test_two_runs_may_share_a_file(server, tmp_path):
     assert sqlite3.connect(path).execute("SELECT count(*) FROM judgements").fetchone() == (30,)
 
 
+class Says:
+    """A generator that always writes the same."""
+
+    def __init__(self, text):
+        self.text = text
+
+    @hookimpl
+    def generate(self, tokenizer, prompts, samples, sampling):
+        row = tokenizer.encode(self.text, add_special_tokens=False)[: sampling.max_tokens]
+        completions = Ragged.from_rows([row] * len(prompts))
+        return Generated(completions, completions.map(lambda tokens: -0.1 * tokens), ("stop",) * len(completions))
+
+
+def local(text, **options):
+    tiny = {"hidden": 16, "layers": 1, "heads": 2, "context": 1200}
+    return Judge(agent={"tiny": tiny, "generator": Says(text)}, **options)
+
+
 def test_a_local_agent_judges_through_its_generator():
-    """A random model writes nonsense, which is invalid; a prompt beyond its context fails alone."""
-    one = Judge(agent={"tiny": {"hidden": 16, "layers": 1, "heads": 2, "context": 1200}}, max_tokens=4)
-    short, long = scored(one, ["a", "b" * 3000])
-    assert "the judge gave no score" in short.reason
+    """Its text is read as a reply is; a prompt beyond its context fails alone."""
+    right, long = scored(local("It is good. Score: 10"), ["a", "b" * 3000])
+    assert right == 1.0
     assert "cannot read it" in long.reason
-
-
-def test_a_local_agent_that_judges_well_is_heard(monkeypatch):
-    """The text of its generator is read as a reply is."""
-    one = Judge(agent={"tiny": {"hidden": 16, "layers": 1, "heads": 2, "context": 1200}}, max_tokens=4)
-    monkeypatch.setattr(Agent, "decode", lambda self, tokens: f"{len(tokens)} tokens. Score: 10")
-    assert scored(one, ["a", "b"]) == [1.0, 1.0]
+    (cut,) = scored(local("It is good. Score: 10", max_tokens=8), ["a"])
+    assert "the judge gave no score: 'It is go'" in cut.reason
 
 
 @pytest.mark.parametrize(

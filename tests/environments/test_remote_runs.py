@@ -17,6 +17,8 @@ import dovetail as dt
 SERVER = Path(__file__).with_name("flaky.py")
 MATH = {"digits": 1, "final_answer": "last_number", "symbolic": False, "notation": "plain"}
 
+LAKE = {"id": "FrozenLake-v1", "actions": ["a", "b", "c", "d"], "max_turns": 4, "size": 4, "penalty": 0.1}
+
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory):
@@ -28,7 +30,7 @@ def secured(tmp_path_factory):
     certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
     (folder / "token").write_text("open sesame")
     config = {
-        "environments": [{"use": "math", **MATH}, {"use": "flaky"}],
+        "environments": [{"use": "math", **MATH}, {"use": "flaky"}, {"use": "debate"}, {"use": "gym", **LAKE}],
         "address": "127.0.0.1:0",
         **dict.fromkeys(("certificate", "key"), str(folder / "server.pem")),
         "token_file": str(folder / "token"),
@@ -44,13 +46,13 @@ def secured(tmp_path_factory):
 def trained(folder, environment):
     """What a short run writes: metrics that tell no time, rollouts, and samples without a score."""
     agent = dt.Agent.tiny(
-        hidden=16, layers=1, heads=2, seed=1, optimizer=dt.OptimizerSettings(lr=1e-2), trainable=True
+        hidden=16, layers=1, heads=2, seed=1, context=2048, optimizer=dt.OptimizerSettings(lr=1e-2), trainable=True
     )  # fmt: skip
     trainer = dt.Trainer(
         dt.recipes["grpo"](group_size=4), policy=agent, environment=environment, run_dir=folder, batch_size=4,
         sampling=dt.Sampling(max_tokens=12), max_invalid=1.0, evaluate_every=2, evaluate_tasks=8,
     )  # fmt: skip
-    trainer.fit(4)
+    trainer.fit(3)
     told = [
         {
             name: value
@@ -65,11 +67,11 @@ def trained(folder, environment):
     return told, texts, (folder / "final/model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["math", "flaky"])
+@pytest.mark.parametrize("name", ["math", "flaky", "debate", "gym"])
 def test_a_remote_run_is_bit_identical_to_a_local_one(tmp_path, secured, name):
-    """Tasks in their order, rollouts, rewards, reasons of invalid samples, metrics, weights."""
-    if name == "math":
-        local = dt.environments.math(**MATH)
+    """Tasks in their order, turns, rewards, reasons of invalid samples, metrics, weights."""
+    if name != "flaky":
+        local = dt.environments[name](**{"math": MATH, "gym": LAKE}.get(name, {}))
     else:
         spec = importlib.util.spec_from_file_location("flaky", SERVER)
         module = importlib.util.module_from_spec(spec)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import grpc
 import structlog
 
@@ -125,7 +126,7 @@ def _spec(name: str, part: Part) -> Any:
     chosen, properties = part.options(), {}
     for option in options_of(part.target):
         known_type = {"type": kinds[option.type]} if option.type in kinds else {}
-        properties[option.name] = {"description": option.doc, **known_type, "default": chosen.get(option.name)}
+        properties[option.name] = {"description": option.doc, **known_type, "default": _shown(chosen.get(option.name))}
     schema = {"type": "object", "properties": properties}
     about = (part.target.__doc__ or "").partition("\n")[0]
     return pb.EnvironmentSpec(
@@ -134,6 +135,16 @@ def _spec(name: str, part: Part) -> Any:
         options_schema_json=wire.to_json(schema, f"options of {name}"),
         traits=getattr(part.instance, "traits", ()),
     )
+
+
+def _shown(value: Any) -> Any:
+    """An option's value for readers; what JSON cannot hold as Python writes it."""
+    value = attrs.asdict(value) if attrs.has(type(value)) else value
+    try:
+        wire.to_json(value, "")
+    except TypeError:
+        return repr(value)
+    return value
 
 
 class TaskBook:

@@ -13,6 +13,7 @@ import attrs
 from torch import Tensor
 
 from dovetail.errors import did_you_mean
+from dovetail.ragged import Ragged
 from dovetail_kernels.source import KernelError, RowFunction
 
 
@@ -23,7 +24,7 @@ class Kernel:
     reference: Callable[..., Any]
     path: Path
     scratch: Callable[[int], int] | None = None
-    baseline: Callable[..., float] | None = None
+    baseline: Callable[..., Any] | None = None
 
     @functools.cached_property
     def source(self) -> RowFunction:
@@ -85,6 +86,23 @@ class Call:
         named = {name: value for name, value in self.given.items() if self._kind(name) == "keyword"}
         return self.kernel.reference(*positional, **named)
 
+    def plain(self) -> list[Tensor]:
+        """What the baseline in plain Python gives: the scores ``[B]``, if there are any, and what is written, float64."""
+        assert self.kernel.baseline is not None
+        rows = self.value(self.kernel.source.having("row")[0].name)
+        wanted = {name: self.value(name) for name in inspect.signature(self.kernel.baseline).parameters}
+        lists = {name: value.tolist() for name, value in wanted.items() if isinstance(value, Ragged)}
+        # A tensor among the arguments holds a number per row; any other one is a table.
+        lists |= {n: v.tolist() for n, v in wanted.items() if isinstance(v, Tensor) and n in self.given}
+        width = int(self.kernel.source.scores) + len(self.kernel.source.having("out"))
+        columns: list[list[float]] = [[] for _ in range(width)]
+        for row in range(len(rows)):
+            given = {name: lists[name][row] if name in lists else value for name, value in wanted.items()}
+            result = self.kernel.baseline(**given)
+            for column, values in zip(columns, result if isinstance(result, tuple) else (result,), strict=True):
+                column += values if isinstance(values, list) else [values]
+        return [torch.tensor(column, dtype=torch.float64) for column in columns]
+
     def _kind(self, name: str) -> str:
         parameter = self.kernel.signature.parameters[name]
         return "keyword" if parameter.kind is parameter.KEYWORD_ONLY else "positional"
@@ -108,6 +126,6 @@ def tables_of(owner: Any) -> Mapping[str, Tensor]:
         return {}
     kept = _tables.get(id(owner))
     if kept is None or kept[0]() is not owner:
-        reference = weakref.ref(owner, lambda _, key=id(owner): _tables.pop(key, None))
-        kept = _tables[id(owner)] = reference, make()
+        key = id(owner)
+        kept = _tables[key] = weakref.ref(owner, lambda _: _tables.pop(key, None)), make()  # type: ignore[func-returns-value]
     return kept[1]

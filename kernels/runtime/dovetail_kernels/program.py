@@ -121,13 +121,15 @@ def _prepared(
     outputs = _outputs(program, offsets, tensors)
     given, written = iter(tensors), iter(outputs[2:])
     pointers = [next(written if p.role == "out" else given) for _, p in program.parameters if p.role != "number"]
-    capturing = offsets.is_cuda and torch.cuda.is_current_stream_capturing()
-    # Under capture nothing may wait for the device: the whole batch bounds its longest row.
-    longest = len(tensors[0]) if capturing else int(offsets.diff().max()) if len(offsets) > 1 else 0
-    if not capturing:
-        check_rows(offsets, len(tensors[0]))
-    scratch = program.scratch(longest)
+    scratch = program.scratch(_longest(offsets, len(tensors[0])))
     return outputs, Batch(offsets, tuple(pointers), tuple(numbers), weights, outputs[0], outputs[1], scratch)
+
+
+def _longest(offsets: Tensor, tokens: int) -> int:
+    """The longest row's length. Under capture nothing may wait for the device, and the whole batch bounds it."""
+    if offsets.is_cuda and torch.cuda.is_current_stream_capturing():
+        return tokens
+    return int(offsets.diff().max()) if len(offsets) > 1 else 0
 
 
 def check_rows(offsets: Tensor, tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""Write a plugin package from a template: four files that install, pass the kit and show in the list of plugins."""
+"""Write a plugin package from a template: a few files that install, pass the kit and show in the list of plugins."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from dovetail import catalog
 from dovetail.errors import UserError, did_you_mean
 
 TEMPLATES = {
+    "kernel": "rewards",
     "reward": "rewards",
     "loss": "losses",
     "advantages": "advantages",
     "environment": "environments",
     "logger": "loggers",
 }
+
+
+_DEPENDENCIES = {"kernel": ("dovetail-core", "dovetail-kernels")}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write(kind: str, name: str, parent: Path) -> Path:
-    """Write the four files and give their folder."""
+    """Write the files and give their folder."""
     folder = parent / f"dovetail-{name}"
     _check(kind, name, folder)
     stem = name.replace("-", "_")
@@ -48,14 +52,18 @@ def write(kind: str, name: str, parent: Path) -> Path:
         "kind": kind,
         "kinds": TEMPLATES[kind],
         "module": f"dovetail_{stem}",
+        "stem": stem,
         "cls": "".join(word.capitalize() for word in name.split("-")),
     }
+    words["dependencies"] = ", ".join(f'"{each}>=0.1,<0.2"' for each in _DEPENDENCIES.get(kind, ("dovetail-core",)))
     targets = {
         "pyproject.toml": "pyproject.toml",
         "README.md": "README.md",
         f"{kind}.py": f"dovetail_{stem}/__init__.py",
         f"{kind}_test.py": f"tests/test_{stem}.py",
     }
+    if kind == "kernel":
+        targets["kernel.cu"] = f"dovetail_{stem}/{stem}.cu"
     for template, target in targets.items():
         text = (files("dovetail_testing") / "templates" / f"{template}.txt").read_text(encoding="utf-8")
         path = folder / target

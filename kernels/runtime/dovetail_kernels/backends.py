@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import logging
 import os
+import threading
 
 import torch
 
@@ -27,7 +28,11 @@ def choose(program: Program, device: torch.device, demanded: str | None = None) 
     demanded = demanded or os.environ.get("DOVETAIL_KERNELS") or None
     if demanded not in (None, *CHOICES):
         raise UserError(f"DOVETAIL_KERNELS is {demanded!r}", hint=f"one of {', '.join(CHOICES)}, or unset it")
-    return _chosen(program, device.type, demanded)
+    with _one_at_a_time:
+        return _chosen(program, device.type, demanded)
+
+
+_one_at_a_time = threading.Lock()  # rewards are scored in threads; each kernel is built once, and told of once
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
+import torch
 
 from dovetail.compiler.plan import Context
 from dovetail.graph.graph import Graph
@@ -15,9 +16,11 @@ from dovetail.graph.node import Node, Ref
 from dovetail.graph.types import ROLLOUTS
 from dovetail.parts import hookimpl
 from dovetail.rollouts import Rollouts
-from dovetail_kernels.kernel import Call
+from dovetail_kernels.backends import choose
+from dovetail_kernels.kernel import Call, Kernel
 from dovetail_kernels.launch import Launched, launch
 from dovetail_kernels.op import find_kernel
+from dovetail_kernels.program import Program
 
 # What can be read off rollouts.
 _FACTS = {field.name for field in attrs.fields(Rollouts)} | vars(Rollouts).keys()
@@ -28,6 +31,7 @@ class Member:
     """A node that can join a launch: its kernel, and the call that it makes on given rollouts."""
 
     node: Node
+    kernel: Kernel
     source: Ref  #: the rollouts that it looks at
     rows: tuple[str, ...]  #: what of them, by name; members of one launch read the same rows
     call: Callable[[Rollouts], Call]
@@ -66,10 +70,14 @@ class FusedReward:
 
 
 def fuse(graph: Graph, context: Context) -> Graph:
-    """Let kernels over the same rows run in one launch, and note what stays apart, and why.
+    """Let kernels over the same rows run in one launch, build it, and note what stays apart, and why.
 
     Nodes stay, and with them the deadline, the statuses and the metrics of each reward; what changes is where their
     values come from. Totals stay too: which rows count in them is known only when every reward has its statuses.
+
+    Raises:
+        KernelError: A kernel does not compile.
+        UserError: The back end that ``DOVETAIL_KERNELS`` demands is not to be had.
     """
     groups: dict[tuple[Ref, tuple[str, ...]], list[Member]] = {}
     apart: list[str] = []
@@ -78,27 +86,32 @@ def fuse(graph: Graph, context: Context) -> Graph:
         if isinstance(found, Member):
             groups.setdefault((found.source, found.rows), []).append(found)
         elif found:
-            apart.append(f"fuse: {node.name} runs apart: {found}")
+            apart.append(f"{node.name} runs apart: {found}")
     for (source, names), members in groups.items():
         rows = f"{', '.join(names)} of {source}"
+        # Rollouts live on the CPU. What is built now takes no time of the first batch's deadline.
+        back_end = choose(Program.of(tuple(member.kernel for member in members)), torch.device("cpu"))
         if len(members) == 1:
-            others = "other kernels read other rows" if len(groups) > 1 else "no other kernel reads"
-            apart.append(f"fuse: {members[0].node.name} runs apart: {others} than {rows}")
+            why = f"other kernels read other rows than {rows}" if len(groups) > 1 else f"no other kernel reads {rows}"
+            apart.append(f"{members[0].node.name} runs apart, on {back_end}: {why}")
             continue
         shared = SharedLaunch(members)
         for index, member in enumerate(members):
             graph = graph.put(_fused(member, shared, index))
-        context.notes.append(f"fuse: {' + '.join(m.node.name for m in members)} are one launch over {rows}")
-    context.notes += apart if groups else ["fuse: no row kernels in this graph"]
+        together = " + ".join(member.node.name for member in members)
+        context.notes.append(f"fuse: {together} are one launch over {rows}, on {back_end}")
+    context.notes += [f"fuse: {line}" for line in apart] if groups else ["fuse: no row kernels in this graph"]
     return graph
 
 
 def _member(graph: Graph, node: Node) -> Member | str | None:
     """A candidate, the reason why it is none, or None for what is neither a reward nor a kernel."""
-    part = node.op.part if node.op.name == "reward" else None
+    part = node.op.part
     kernel, owner, options = find_kernel(part or node.op.function)
     if kernel is None:
-        return "it is host code" if part else None
+        return "it is host code" if node.op.name == "reward" else None
+    if part and node.op.name != "reward":
+        return "it reads what other nodes compute"
     if part and part.in_process:
         return "it is scored in a process of its own"
     if written := kernel.source.having("out"):
@@ -113,7 +126,7 @@ def _member(graph: Graph, node: Node) -> Member | str | None:
     def call(rollouts: Rollouts) -> Call:
         return Call.bind(kernel, *own, **{name: getattr(rollouts, name) for name in asked}, **settings)
 
-    return Member(node, source, tuple(p.name for p in kernel.source.having("row")), call)
+    return Member(node, kernel, source, tuple(p.name for p in kernel.source.having("row")), call)
 
 
 def _source(graph: Graph, node: Node) -> Ref | None:

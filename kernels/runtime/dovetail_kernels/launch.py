@@ -50,7 +50,7 @@ def launch(calls: Sequence[Call], weights: Sequence[float] | None = None, *, bac
     device = torch.device("cuda") if chosen == "cuda" else rows.values.device
     weighing = torch.tensor(weights, dtype=torch.float32, device=device)
     moved = [tensor.to(device) for tensor in tensors]
-    outputs = launch_op()(program.name, rows.offsets.to(device), moved, numbers, weighing)
+    outputs = launch_op()(program.name, rows.offsets.to(device).contiguous(), moved, numbers, weighing)
     parts, total, *written = (output.to(rows.values.device) for output in outputs)
     per_token = iter(written)
     results = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 from collections.abc import Sequence
 
 import attrs
@@ -64,14 +65,20 @@ class Program:
 _made: dict[tuple[Kernel, ...], Program] = {}
 _by_name: dict[str, Program] = {}
 _numbers = itertools.count(1)
+_once = threading.Lock()
 
 
-@functools.cache
 def launch_op() -> torch.library.CustomOpDef:
     """``dovetail_kernels::launch``: what torch sees of a launch, the same operator for all programs.
 
     It returns the parts ``[K, B]``, the weighted total ``[B]``, and what the kernels write per token.
     """
+    with _once:  # rewards are scored in threads, and torch takes an operator's name once
+        return _launch_op()
+
+
+@functools.cache
+def _launch_op() -> torch.library.CustomOpDef:
 
     def launch(
         program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
@@ -98,7 +105,8 @@ def launch_op() -> torch.library.CustomOpDef:
     ) -> list[Tensor]:
         return _outputs(_by_name[program], offsets, tensors)
 
-    op = torch.library.custom_op("dovetail_kernels::launch", launch, mutates_args=(), device_types="cpu")
+    schema = "(str program, Tensor offsets, Tensor[] tensors, float[] numbers, Tensor weights) -> Tensor[]"
+    op = torch.library.custom_op("dovetail_kernels::launch", launch, mutates_args=(), device_types="cpu", schema=schema)
     op.register_kernel("cuda")(on_cuda)
     op.register_fake(shapes)
     return op

@@ -46,7 +46,9 @@ extern "C" int rk_launch({signature}, long long scratch_bytes, int threads) {{
     free(scratch);
   }};
   std::vector<std::thread> others;
-  for (int i = 1; i < threads; i++) others.emplace_back(work);
+  try {{
+    for (int i = 1; i < threads; i++) others.emplace_back(work);
+  }} catch (...) {{}}  // the system gives no more threads: those that there are do the work
   work();
   for (auto& thread : others) thread.join();
   return failed;

@@ -125,9 +125,13 @@ def test_explain_tells_what_fused_and_what_did_not():
     low = dt.rewards["low-share"]
     names = [low(), attrs.evolve(low(bound=1), label="lower"), dt.rewards.lengths(), dt.rewards["on-prompts"]()]
     text = compiled(rewards=names).explain()
-    assert "fuse: shaping + reward_low-share + reward_lower are one launch over completions of completions" in text
+    assert (
+        "fuse: shaping + reward_low-share + reward_lower are one launch over completions of completions, on cpu" in text
+    )
     assert "fuse: reward_lengths runs apart: it is host code" in text
-    assert "fuse: reward_on-prompts runs apart: other kernels read other rows than prompts of completions" in text
+    assert (
+        "fuse: reward_on-prompts runs apart, on cpu: other kernels read other rows than prompts of completions" in text
+    )
 
 
 def test_without_kernels_the_pass_says_so():

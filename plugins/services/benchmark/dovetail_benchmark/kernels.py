@@ -18,7 +18,7 @@ from dovetail.parts import Part
 from dovetail.registry import registry
 
 SIZES = ((8, 512), (64, 512), (256, 1024), (1024, 4096))
-_KINDS = ("rewards", "advantages", "losses")
+_HOOKS = {"rewards": "score", "advantages": "estimate", "losses": "loss_terms"}
 _ENOUGH = 0.5  # seconds after which a measurement has repeats enough
 _REPEATS = 20
 _VOCABULARY = 32_000
@@ -155,24 +155,21 @@ class KernelBenchmark:
 
 def installed() -> list[str]:
     """Names of the parts that have a kernel."""
-    find_kernel, found = load("dovetail_kernels.op").find_kernel, []
-    for kind in _KINDS:
-        for name in registry(kind):
-            target, _ = registry(kind).target(name)
-            hook = getattr(target, {"rewards": "score", "advantages": "estimate", "losses": "loss_terms"}[kind], target)
-            if find_kernel(hook)[0] is not None:
-                found.append(name)
-    return found
+    return [name for kind in _HOOKS for name in registry(kind) if _has_kernel(kind, name)]
+
+
+def _has_kernel(kind: str, name: str) -> bool:
+    target, _ = registry(kind).target(name)
+    return load("dovetail_kernels.op").find_kernel(getattr(target, _HOOKS[kind], target))[0] is not None
 
 
 def _part(name: str, options: Mapping[str, Any] | None) -> Part:
-    kind = next((kind for kind in _KINDS if name in registry(kind)), "rewards")
-    make = registry(kind)[name]
-    if options is None:
-        options = getattr(registry(kind).target(name)[0], "example", {})
-    part: Part = make(**options)
-    if load("dovetail_kernels.op").find_kernel(part)[0] is None:
-        raise UserError(f"{part} has no kernel", hint=f"those with one: {', '.join(installed()) or 'none'}")
+    kind = next((kind for kind in _HOOKS if name in registry(kind)), "rewards")
+    if not _has_kernel(kind, name):
+        hint = f"those with one: {', '.join(installed()) or 'none'}"
+        raise UserError(f"the {kind} part {name!r} has no kernel", hint=hint)
+    chosen = getattr(registry(kind).target(name)[0], "example", {}) if options is None else options
+    part: Part = registry(kind)[name](**chosen)
     return part
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import keyword
 import re
 from importlib.resources import files
@@ -20,9 +21,6 @@ TEMPLATES = {
     "environment": "environments",
     "logger": "loggers",
 }
-
-
-_DEPENDENCIES = {"kernel": ("dovetail-core", "dovetail-kernels")}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,14 +53,17 @@ def write(kind: str, name: str, parent: Path) -> Path:
         "stem": stem,
         "cls": "".join(word.capitalize() for word in name.split("-")),
     }
-    words["dependencies"] = ", ".join(f'"{each}>=0.1,<0.2"' for each in _DEPENDENCIES.get(kind, ("dovetail-core",)))
+    is_kernel = kind == "kernel"
+    needed = ["dovetail-core>=0.1,<0.2", *(["dovetail-kernels>=0.1,<0.2"] if is_kernel else [])]
+    tested = ["dovetail-testing>=0.1,<0.2", *(["nvidia-cuda-nvrtc-cu12>=12.8"] if is_kernel else []), "pytest"]
+    words |= {"needed": json.dumps(needed), "tested": json.dumps(tested)}
     targets = {
         "pyproject.toml": "pyproject.toml",
         "README.md": "README.md",
         f"{kind}.py": f"dovetail_{stem}/__init__.py",
         f"{kind}_test.py": f"tests/test_{stem}.py",
     }
-    if kind == "kernel":
+    if is_kernel:
         targets["kernel.cu"] = f"dovetail_{stem}/{stem}.cu"
     for template, target in targets.items():
         text = (files("dovetail_testing") / "templates" / f"{template}.txt").read_text(encoding="utf-8")

@@ -51,14 +51,19 @@ class Call:
     """A kernel and the values for its parameters by name: arguments of the reference, then options and tables."""
 
     kernel: Kernel
-    given: Mapping[str, Any]
+    bound: inspect.BoundArguments
 
     @classmethod
     def bind(cls, kernel: Kernel, *args: Any, **kwargs: Any) -> Call:
         """What the reference would be called with."""
         bound = kernel.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return cls(kernel, bound.arguments)
+        return cls(kernel, bound)
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """Arguments by name."""
+        return self.bound.arguments
 
     @property
     def owner(self) -> Any:
@@ -73,7 +78,7 @@ class Call:
         tables = tables_of(self.owner)
         if name in tables:
             return tables[name]
-        known = [key for key in (*self.given, *vars_of(self.owner), *tables) if key != "self"]
+        known = [*self.given, *(key for key in dir(self.owner) if not key.startswith("_")), *tables]
         raise KernelError(
             f"the row function {self.kernel.name!r} asks for {name!r}, which is no argument, option or table",
             where=[str(self.kernel.path)],
@@ -82,9 +87,7 @@ class Call:
 
     def refer(self) -> Any:
         """Let torch do it."""
-        positional = [value for name, value in self.given.items() if self._kind(name) != "keyword"]
-        named = {name: value for name, value in self.given.items() if self._kind(name) == "keyword"}
-        return self.kernel.reference(*positional, **named)
+        return self.kernel.reference(*self.bound.args, **self.bound.kwargs)
 
     def plain(self) -> list[Tensor]:
         """What the baseline in plain Python gives: the scores ``[B]``, if there are any, and what is written, float64."""
@@ -103,18 +106,6 @@ class Call:
                 column += values if isinstance(values, list) else [values]
         return [torch.tensor(column, dtype=torch.float64) for column in columns]
 
-    def _kind(self, name: str) -> str:
-        parameter = self.kernel.signature.parameters[name]
-        return "keyword" if parameter.kind is parameter.KEYWORD_ONLY else "positional"
-
-
-def vars_of(owner: Any) -> list[str]:
-    return (
-        [field.alias for field in attrs.fields(type(owner))]
-        if attrs.has(type(owner))
-        else list(vars(owner) if owner else ())
-    )
-
 
 _tables: dict[int, tuple[Any, Mapping[str, Tensor]]] = {}
 
@@ -127,5 +118,5 @@ def tables_of(owner: Any) -> Mapping[str, Tensor]:
     kept = _tables.get(id(owner))
     if kept is None or kept[0]() is not owner:
         key = id(owner)
-        kept = _tables[key] = weakref.ref(owner, lambda _: _tables.pop(key, None)), make()  # type: ignore[func-returns-value]
+        kept = _tables[key] = weakref.ref(owner, lambda _: _tables.pop(key, None)), make()
     return kept[1]

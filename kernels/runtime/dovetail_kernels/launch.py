@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from dovetail.ragged import Ragged
 from dovetail_kernels.backends import choose
 from dovetail_kernels.kernel import Call
-from dovetail_kernels.program import DTYPES, Program, check_rows, launch_op
+from dovetail_kernels.program import DTYPES, Program, check_rows, launch_op, run
 from dovetail_kernels.source import KernelError, Parameter
 
 
@@ -50,7 +51,9 @@ def launch(calls: Sequence[Call], weights: Sequence[float] | None = None, *, bac
     device = torch.device("cuda") if chosen == "cuda" else rows.values.device
     weighing = torch.tensor(weights, dtype=torch.float32, device=device)
     moved = [tensor.to(device) for tensor in tensors]
-    outputs = launch_op()(program.name, rows.offsets.to(device).contiguous(), moved, numbers, weighing)
+    # The operator is for what looks at programs: its first use costs a second, and each one some microseconds.
+    launching = run if _is_real(rows.values) else launch_op()
+    outputs = launching(program.name, rows.offsets.to(device).contiguous(), moved, numbers, weighing)
     parts, total, *written = (output.to(rows.values.device) for output in outputs)
     per_token = iter(written)
     results = []
@@ -92,6 +95,8 @@ def inputs_of(calls: Sequence[Call], rows: Ragged) -> tuple[list[Tensor], list[f
             elif parameter.role != "out":
                 value = call.value(parameter.name)
                 given = value.values if isinstance(value, Ragged) else value
+                if not isinstance(given, Tensor):
+                    raise _wrong(call, parameter, f"must be a tensor, got {type(given).__name__}")
                 key = id(given), parameter.role
                 if key not in ready:
                     ready[key] = _ready(call, parameter, given, rows)
@@ -101,10 +106,8 @@ def inputs_of(calls: Sequence[Call], rows: Ragged) -> tuple[list[Tensor], list[f
     return tensors, numbers
 
 
-def _ready(call: Call, parameter: Parameter, given: Any, rows: Ragged) -> Tensor:
+def _ready(call: Call, parameter: Parameter, given: Tensor, rows: Ragged) -> Tensor:
     """A tensor as row functions read it: 32-bit whole numbers, bytes for bools, without gaps."""
-    if not isinstance(given, Tensor):
-        raise _wrong(call, parameter, f"must be a tensor, got {type(given).__name__}")
     if parameter.role == "table" and parameter.name not in call.given:
         given = given.to(rows.values.device)
     if given.device != rows.values.device:
@@ -137,10 +140,10 @@ def _check_whole(call: Call, parameter: Parameter, given: Tensor) -> None:
 
 def _is_real(tensor: Tensor) -> bool:
     """Its values can be looked at: it is not traced, and not under capture, when nothing may wait for the device."""
-    from torch._subclasses import FakeTensor
-
+    fakes = sys.modules.get("torch._subclasses.fake_tensor")  # it is large, and whoever fakes has loaded it
+    is_fake = fakes is not None and isinstance(tensor, fakes.FakeTensor)
     capturing = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
-    return not isinstance(tensor, FakeTensor) and not torch.compiler.is_compiling() and not capturing
+    return not is_fake and not torch.compiler.is_compiling() and not capturing
 
 
 def _wants_gradient(calls: Sequence[Call]) -> bool:

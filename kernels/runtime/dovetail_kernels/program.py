@@ -6,6 +6,7 @@ import functools
 import itertools
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -68,46 +69,39 @@ _numbers = itertools.count(1)
 _once = threading.Lock()
 
 
-def launch_op() -> torch.library.CustomOpDef:
-    """``dovetail_kernels::launch``: what torch sees of a launch, the same operator for all programs.
+def run(
+    program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
+) -> list[Tensor]:
+    """Launch a program by name, on the device of its tensors.
 
-    It returns the parts ``[K, B]``, the weighted total ``[B]``, and what the kernels write per token.
+    Returns:
+        The parts ``[K, B]``, the weighted total ``[B]``, and what the kernels write per token.
     """
-    with _once:  # rewards are scored in threads, and torch takes an operator's name once
+    found = _by_name[program]
+    outputs, batch = _prepared(found, offsets, tensors, numbers, weights)
+    if batch.rows:
+        from dovetail_kernels import cpu, cuda
+
+        (cuda if offsets.is_cuda else cpu).run(found, batch)
+    return outputs
+
+
+def launch_op() -> Any:
+    """``dovetail_kernels::launch``: :func:`run` as an operator of torch, for what traces, compiles or captures."""
+    with _once:  # torch takes an operator's name once
         return _launch_op()
 
 
 @functools.cache
-def _launch_op() -> torch.library.CustomOpDef:
-
-    def launch(
-        program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
-    ) -> list[Tensor]:
-        outputs, batch = _prepared(_by_name[program], offsets, tensors, numbers, weights)
-        if batch.rows:
-            from dovetail_kernels.cpu import run
-
-            run(_by_name[program], batch)
-        return outputs
-
-    def on_cuda(
-        program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
-    ) -> list[Tensor]:
-        outputs, batch = _prepared(_by_name[program], offsets, tensors, numbers, weights)
-        if batch.rows:
-            from dovetail_kernels.cuda import run
-
-            run(_by_name[program], batch)
-        return outputs
-
+def _launch_op() -> Any:
     def shapes(
         program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
     ) -> list[Tensor]:
         return _outputs(_by_name[program], offsets, tensors)
 
     schema = "(str program, Tensor offsets, Tensor[] tensors, float[] numbers, Tensor weights) -> Tensor[]"
-    op = torch.library.custom_op("dovetail_kernels::launch", launch, mutates_args=(), device_types="cpu", schema=schema)
-    op.register_kernel("cuda")(on_cuda)
+    devices = ("cpu", "cuda")
+    op = torch.library.custom_op("dovetail_kernels::launch", run, mutates_args=(), device_types=devices, schema=schema)
     op.register_fake(shapes)
     return op
 

@@ -55,7 +55,8 @@ class Subject:
     def _made_up(self, lengths: Sequence[int], alphabet: int, generator: torch.Generator) -> dict[str, Any]:
         """Token ids, normal numbers, bits; and a normal number per row where an argument is a table."""
         arguments = [name for name in self.kernel.signature.parameters if name != "self" and name not in self.options]
-        rows, made = torch.tensor(lengths, dtype=torch.int64), {}
+        rows = torch.tensor(lengths, dtype=torch.int64)
+        made: dict[str, Any] = {}
         for parameter in self.kernel.source.parameters:
             if parameter.name in arguments and parameter.role == "table":
                 made[parameter.name] = torch.randn(len(lengths), generator=generator)

@@ -166,3 +166,21 @@ def test_a_wrong_token_stops_the_run_by_name():
     rollouts.completions.values[3] = -7
     with pytest.raises(dt.UserError, match="completions holds -7"):
         reward.score(rollouts)
+
+
+def test_a_kernel_that_does_not_compile_is_told_before_the_run(tmp_path):
+    """When the recipe is compiled, by the plugin's file and line."""
+    path = tmp_path / "broken.cu"
+    path.write_text("RK_FN float broken(Ctx& c, const int* completions, int len) {\n  return absent;\n}\n")
+
+    @dt.kernel_op(path=str(path))
+    def broken(completions):
+        return completions.mean()
+
+    registry("rewards").register("broken", broken)
+    try:
+        with pytest.raises(dt.UserError, match="does not compile") as caught:
+            compiled(rewards=[dt.rewards.broken()])
+    finally:
+        registry("rewards")._own.pop("broken")
+    assert caught.value.where == (f"{path}:2",)

@@ -6,6 +6,7 @@ process of its own.
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -149,17 +150,18 @@ def _read(parameter: Parameter) -> str:
     return f"  {parameter.declaration} k0_{parameter.name} = ({parameter.declaration})rk_block();"
 
 
-def emulate(variants: Sequence[RowFunction], which: int, flavour: str, cases: Sequence[Case]) -> list[list[Tensor]]:
+def emulate(
+    variants: Sequence[RowFunction], which: int, flavour: str, cases: Sequence[Case], *, limit: float = 60
+) -> list[list[Tensor]]:
     """Run a variant: for each case the scores ``[B]``, if the row function gives any, and what it writes.
 
     Raises:
-        Fault: What a sanitizer or the scheduler found.
+        Fault: What a sanitizer or the scheduler found, or that it takes longer than ``limit`` seconds.
         KernelError: A variant does not compile.
         BuildUnavailable: There is no compiler, or it lacks the sanitizers.
     """
     program = build(program_text(variants), FLAVOURS[flavour])
     given = b"".join([struct.pack("<q", len(cases)), *map(_packed, cases)])
-    limit = 20 + 5 * len(cases)
     with tempfile.TemporaryFile() as stdin:
         stdin.write(given)
         stdin.seek(0)
@@ -167,16 +169,18 @@ def emulate(variants: Sequence[RowFunction], which: int, flavour: str, cases: Se
         try:
             finished = subprocess.run(command, stdin=stdin, capture_output=True, timeout=limit, env=_environment())
         except subprocess.TimeoutExpired:
-            raise Fault("hang", f"no end within {limit} s") from None
+            raise Fault("hang", f"no end within {limit:g} s") from None
     if finished.returncode:
         raise _fault(finished.stderr.decode(errors="replace"), finished.returncode)
     return _results(cases, finished.stdout)
 
 
-def _steady() -> list[str]:
-    """The thread sanitizer of older compilers cannot bear wide randomisation of addresses."""
-    setarch = shutil.which("setarch")
-    return [setarch, platform.machine(), "-R"] if setarch else []
+@functools.cache
+def _steady() -> tuple[str, ...]:
+    """What starts a program without random addresses, whose range older thread sanitizers cannot bear, if it may."""
+    command = ("setarch", platform.machine(), "-R")
+    may = shutil.which("setarch") and subprocess.run([*command, "true"], capture_output=True).returncode == 0
+    return command if may else ()
 
 
 def _environment() -> dict[str, str]:

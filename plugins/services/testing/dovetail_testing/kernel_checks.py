@@ -140,11 +140,13 @@ def _watched(subject: Any, flavour: str) -> Iterator[Any]:
             yield from (Case(call, count, seed) for seed in (seeds if count > 1 else seeds[:1]))
 
 
-def _run(same: Same, variants: Sequence[Any], which: int, flavour: str, cases: Sequence[Any]) -> None:
+def _run(
+    same: Same, variants: Sequence[Any], which: int, flavour: str, cases: Sequence[Any], limit: float = 60
+) -> None:
     from dovetail_kernels.emulation import emulate
 
     expected = [case.call.refer() for case in cases]
-    for case, got, right in zip(cases, emulate(variants, which, flavour, cases), expected, strict=True):
+    for case, got, right in zip(cases, emulate(variants, which, flavour, cases, limit=limit), expected, strict=True):
         same(got, right, f"{case.threads} threads, schedule {case.seed}")
 
 
@@ -178,7 +180,7 @@ def _survives(subject: Any, same: Same, variants: Sequence[Any], which: int) -> 
 
     for flavour in ("fibers", "threads"):
         try:
-            _run(same, variants, which, flavour, list(_watched(subject, flavour)))
+            _run(same, variants, which, flavour, list(_watched(subject, flavour)), limit=10)
         except (Fault, AssertionError):
             return False
     return True

@@ -77,5 +77,5 @@ _BUGS: tuple[tuple[str, str, Callable[[re.Match[str], str], tuple[int, str] | No
     ("every thread does all the work", r"= c\.tid\b", _becomes("= 0")),
     ("threads do each other's work", r"\+= c\.nth\b", _becomes("+= 1")),
     ("a loop goes one too far", r"\bi < len\b", _becomes("i <= len")),
-    ("off by one", r"(\w|\)) [+-] 1\b", _becomes(r"\1")),
+    ("off by one", r"(\w|\)) [+-] 1(?![\w.])", _becomes(r"\1")),
 )

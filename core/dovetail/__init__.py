@@ -19,38 +19,39 @@ _HOMES = {
     "errors": "DovetailError UserError PartError RecipeError ConfigError DataError",
     "parts": "Part hookimpl",
     "graph.recipe": "Recipe algorithm recipe",
-    "graph.build": "add_loss advantages entropy generate logprobs loss op reward run_rewards set_loss values",
+    "graph.build": "add_loss advantages entropy generate logprobs loss op reward rollout run_rewards set_loss values",
     "compiler.compile": "compile",
     "agents.agent": "Agent",
     "settings": "LoraSettings OptimizerSettings TinySettings TrainSettings",
 }
 _NAMES = {name: f"dovetail.{home}" for home, names in _HOMES.items() for name in names.split()}
-_NAMES |= {"Trainer": "dovetail_trainer.trainer", "DataSettings": "dovetail_trainer.data"}
+_NAMES |= {"Trainer": "dovetail_trainer.trainer", "DataSettings": "dovetail_trainer.settings"}
 _NAMES |= dict.fromkeys(("diff", "draw"), "dovetail_trainer.show")
 _NAMES |= {"kernel_op": "dovetail_kernels.op"}
-_LENDERS = {"dovetail_trainer": ("the trainer is", "trainer"), "dovetail_kernels": ("kernels are", "kernels")}
 _KINDS = ("rewards", "weights", "environments", "generators", "losses", "loggers", "extensions", "recipes")
 _REGISTRIES = {kind: kind for kind in _KINDS} | {"advantage_estimators": "advantages"}
 
 __all__ = [*_NAMES, *_REGISTRIES, "__version__"]
 
 
-def _import(home: str) -> Any:
+def load(home: str) -> Any:
+    """Import a module, also of our distributions that may be missing; a UserError then names the extra."""
+    package = home.partition(".")[0]
     try:
         return importlib.import_module(home)
     except ModuleNotFoundError as error:
-        if error.name not in _LENDERS:
+        if error.name != package or package == __name__:
             raise
         from dovetail.errors import UserError
 
-        what, extra = _LENDERS[error.name]
-        raise UserError(f"{what} not installed", hint=f'pip install "dovetail[{extra}]"') from error
+        extra = package.removeprefix("dovetail_")
+        raise UserError(f"{package} is not installed", hint=f'pip install "dovetail[{extra}]"') from error
 
 
 def __getattr__(name: str) -> Any:
     part, _, builder = name.rpartition("_")
     if name in _NAMES:
-        value = getattr(_import(_NAMES[name]), name)
+        value = getattr(load(_NAMES[name]), name)
     elif name in _REGISTRIES:
         value = importlib.import_module("dovetail.registry").registry(_REGISTRIES[name])
     elif builder in ("advantages", "loss") and not name.startswith("_"):  # dt.clipped_loss(…) is dt.loss("clipped", …)

@@ -1,12 +1,9 @@
-"""Measuring runs. It is a distribution of its own, dovetail-benchmark, because a run does not need it."""
+"""Measuring runs and kernels. It is a distribution of its own, dovetail-benchmark, because a run does not need it."""
 
-from dovetail.errors import UserError
+from typing import Any
 
-try:
-    from dovetail_benchmark.monitor import TrainingMonitor
-except ModuleNotFoundError as error:
-    if error.name != "dovetail_benchmark":
-        raise
-    raise UserError("the benchmarks are not installed", hint='pip install "dovetail[benchmark]"') from error
+from dovetail import load
 
-__all__ = ["TrainingMonitor"]
+
+def __getattr__(name: str) -> Any:
+    return getattr(load("dovetail_benchmark.names"), name)

@@ -7,7 +7,7 @@ import importlib.metadata
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from dovetail.errors import PartClash, PartImportError, PartNotFound, did_you_mean
+from dovetail.errors import PartClash, PartImportError, PartNotFound, UserError, did_you_mean
 
 GROUP_PREFIX = "dovetail."
 
@@ -70,6 +70,14 @@ def find(kind: str, name: str, *, also: Iterable[str] = ()) -> Entry:
         known = [*(entry.name for entry in here), *also]
         raise PartNotFound(f"no {kind} part is named {name!r}", hint=_way_out(kind, wanted, known))
     return matches[0]
+
+
+def service(group: str, name: str, problem: str, hint: str = "") -> Any:
+    """What a distribution of ours gives to the core under a group of its own; a UserError if it is not installed."""
+    try:
+        return find(group, name).load()
+    except PartNotFound as error:
+        raise UserError(f"{problem} is not installed", hint=f'pip install "dovetail[{name}]"{hint}') from error
 
 
 def _way_out(kind: str, name: str, known: list[str]) -> str:

@@ -38,7 +38,7 @@ class RunSpecs:
 
     @hookspec
     def on_rollouts(self, run: Any, rollouts: Rollouts) -> None:
-        """Called after rewards are known and before the optimizer step. An error stops the run."""
+        """Called once rewards are known, before learning. May ``run.add_metrics({…})``. An error stops the run."""
 
     @hookspec
     def on_step_end(self, run: Any, step: int, metrics: Mapping[str, float]) -> None:
@@ -151,6 +151,7 @@ class AdvantageSpecs:
         truncated: Tensor,  # [B] bool, cut by the token limit
         tasks: Tasks,  # B tasks
         steps: Ragged | None,  # turn boundaries, or None
+        step_rewards: Ragged | None,  # the environment's reward for each turn, or None
     ) -> Tensor | Ragged | Advantages:
         """Called once for each batch, without gradients, on all rows of the batch that have a valid reward.
 
@@ -175,6 +176,10 @@ class LossSpecs:
         returns: Ragged,  # targets of the value model
         entropy: Ragged,  # of the live policy's distribution at each token; carries the gradient
         rewards: Ragged,  # the total reward, spread over the tokens
+        final_values: Tensor,  # [B], of the live value model, after the last token; carries the gradient
+        baselines: Tensor,  # [B], what the recipe measures each sequence by
+        groups: Tensor,  # [B] int64; a loss that asks for them is given whole groups, their rows in order
+        tasks: Tasks,  # B tasks
     ) -> LossTerms:
         """Called for each micro-batch, with gradients, on valid rows only.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ def read_jsonl(path: str | Path, read: Callable[[Any], T], on_broken: Literal["s
     broken line (``read`` raises ValueError, TypeError, KeyError or DataError) unless ``on_broken`` is ``skip``.
     """
     try:
-        file = Path(path).open(encoding="utf-8")  # noqa: SIM115 - closed below; only opening may fail here
+        opened = gzip.open if str(path).endswith(".gz") else open
+        file = opened(path, "rt", encoding="utf-8")  # closed below; only opening may fail here
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}", hint="look at the path") from error
     skipped = 0

@@ -53,7 +53,8 @@ def options_of(target: Any) -> tuple[Option, ...]:
     """The options of a part's class (attrs fields) or function (keyword-only parameters); a recipe knows its own."""
     if isinstance(known := getattr(target, "options", None), tuple):
         return known
-    docs = argument_docs(inspect.getdoc(target) or "")
+    lineage = inspect.getmro(target)[::-1] if inspect.isclass(target) else (target,)
+    docs = {name: text for each in lineage for name, text in argument_docs(inspect.getdoc(each) or "").items()}
     hints = _type_hints(target.__init__) | _type_hints(target)
     if attrs.has(target):
         fields = [field for field in attrs.fields(target) if field.init]

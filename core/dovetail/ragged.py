@@ -113,9 +113,6 @@ class Ragged:
         """Apply ``function`` to the flat values; it must keep their number."""
         return self.with_values(function(self.values))
 
-    def detach(self) -> Ragged:
-        return self.map(Tensor.detach)
-
     def to(self, *args: Any, **kwargs: Any) -> Ragged:
         """Move or cast the values as ``Tensor.to`` does; the offsets follow to the device."""
         values = self.values.to(*args, **kwargs)
@@ -188,11 +185,9 @@ class Ragged:
     __truediv__ = partialmethod(_combine, torch.true_divide)
     __rtruediv__ = partialmethod(_combine, lambda mine, theirs: theirs / mine)
 
-    def __neg__(self) -> Ragged:
-        return self.map(torch.neg)
-
-    def exp(self) -> Ragged:
-        return self.map(torch.exp)
+    detach = partialmethod(map, Tensor.detach)
+    __neg__ = partialmethod(map, torch.neg)
+    exp = partialmethod(map, torch.exp)
 
     def clamp(self, min: float | None = None, max: float | None = None) -> Ragged:
         return self.with_values(self.values.clamp(min, max))

@@ -144,6 +144,8 @@ class Rollouts:
     finish_reasons: tuple[str, ...] = ()  #: per row
     rewards: Mapping[str, Scores] = attrs.field(factory=dict)  #: by name
     steps: Ragged | None = None  #: int64, where each turn starts among a row's SAMPLED tokens; None for a single turn
+    step_rewards: Ragged | None = None  #: float32, what the environment gave for each turn
+    conversations: tuple[tuple[Message, ...], ...] = ()  #: all that was said, per row; empty for a single turn
     decode: Callable[[list[int]], str] | None = attrs.field(default=None, repr=False)  #: for ``texts`` and ``messages``
 
     def __attrs_post_init__(self) -> None:
@@ -155,6 +157,8 @@ class Rollouts:
         for name, column in columns.items():
             if column is not None and len(column) != rows:
                 raise DataError(f"{rows} sequences need {rows} {name}, got {len(column)}")
+        if self.step_rewards and not (self.steps and torch.equal(self.step_rewards.offsets, self.steps.offsets)):
+            raise DataError("every turn needs a reward: the rows of steps and of their rewards differ")
         if self.sampled_logprobs is not None and not torch.equal(self.sampled_logprobs.offsets, self.sampled.offsets):
             raise DataError("every sampled token needs a log-prob: the rows of sampled tokens and log-probs differ")
 
@@ -224,7 +228,9 @@ class Rollouts:
 
     @cached_property
     def messages(self) -> list[tuple[Message, ...]]:
-        """The task's messages and the completion as the assistant's answer."""
+        """All that was said: of a single turn the task's messages and the completion as the assistant's answer."""
+        if self.conversations:
+            return list(self.conversations)
         return [(*task.messages, Message("assistant", text)) for task, text in zip(self.tasks, self.texts, strict=True)]
 
     @cached_property
@@ -239,7 +245,8 @@ class Rollouts:
     def to(self, device: Any) -> Rollouts:
         """Move the token data; scores and tasks stay."""
         moved = self.sampled_logprobs.to(device) if self.sampled_logprobs is not None else None
-        return attrs.evolve(self, tokens=self.tokens.to(device), origin=self.origin.to(device), sampled_logprobs=moved)
+        tokens, origin = self.tokens.to(device), self.origin.to(device)
+        return attrs.evolve(self, tokens=tokens, origin=origin, groups=self.groups.to(device), sampled_logprobs=moved)
 
     def select(self, rows: Sequence[int] | Tensor) -> Rollouts:
         """Take rows by index or by mask, in the order given."""
@@ -255,4 +262,6 @@ class Rollouts:
             finish_reasons=tuple(self.finish_reasons[row] for row in picked) if self.finish_reasons else (),
             rewards={name: scores.select(index) for name, scores in self.rewards.items()},
             steps=self.steps.select(index) if self.steps is not None else None,
+            step_rewards=self.step_rewards.select(index) if self.step_rewards is not None else None,
+            conversations=tuple(self.conversations[row] for row in picked) if self.conversations else (),
         )

@@ -62,6 +62,7 @@ class TrainSettings:
     #: which is faster while it works near its caches, and 16,384 on a GPU
     micro_batch_tokens: int | None = field(default=None, validator=optional(positive))
     sampling: Sampling = field(factory=Sampling)  #: how completions are drawn
+    episodes: Mapping[str, Any] = field(factory=dict)  #: how episodes of several turns are played
     max_invalid: float = field(default=0.1, validator=share)  #: a larger share of invalid rewards stops the run
     reward_timeout: float = field(default=60.0, validator=gt(0))  #: seconds for a reward or an episode of a batch
     checkpoint_every: int = field(default=50, validator=count)  #: steps between checkpoints; 0 writes only the last

@@ -18,7 +18,7 @@ from dovetail.sampling import Sampling
 from dovetail.settings import LoraSettings, OptimizerSettings, TinySettings, TrainSettings
 from dovetail_trainer.cli.describe import type_text
 from dovetail_trainer.config.schema import AgentConfig, RunConfig
-from dovetail_trainer.data import DataSettings
+from dovetail_trainer.settings import DataSettings
 
 PAGE = Path(__file__).parents[1] / "reference" / "configuration.md"
 MARK = "<!-- written by docs/_ext/settings_tables.py from here on -->\n"

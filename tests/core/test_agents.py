@@ -11,7 +11,8 @@ from parts_of_tests import lowercase, tiny_policy
 import dovetail as dt
 from dovetail.errors import DataError, DovetailError, UserError
 from dovetail.settings import LoraSettings, OptimizerSettings
-from dovetail_trainer.data import Batches, DataSettings, encode_rows, read_rows
+from dovetail_trainer.data import Batches, encode_rows, read_rows
+from dovetail_trainer.settings import DataSettings
 
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}"

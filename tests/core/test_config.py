@@ -120,6 +120,59 @@ def test_overrides_are_checked_as_the_file_is(tmp_path, change, message):
         assert any(message in line for line in mistakes(path, change)), mistakes(path, change)
 
 
+def test_what_a_part_refuses_is_told_with_the_rest(tmp_path):
+    """A value that its validator refuses, beside another mistake; each with its line."""
+    text = YAML.replace("[console]", "[{use: console, every: 0}]") + "batch_sise: 3\n"
+    refused, unknown = sorted(mistakes(write(tmp_path, text)), key=len)
+    assert refused == "'every' must be >= 1: 0  at loggers[0].every (run.yaml:9)"
+    assert unknown.startswith("unknown option 'batch_sise'")
+
+
+OWN = """
+import attrs
+import dovetail as dt
+
+def brief(completions):
+    return -completions.lengths.float()
+
+@attrs.frozen
+class Near:
+    "Score by distance."
+    target: int = 3
+
+    @dt.hookimpl
+    def score(self, completions):
+        return -(completions.lengths - self.target).abs().float()
+"""
+
+
+def test_a_part_of_an_own_file_needs_no_package(tmp_path, monkeypatch):
+    """`use: rewards.py:brief`, relative to the configuration; it trains, and a resume from elsewhere finds it."""
+    (tmp_path / "rewards.py").write_text(OWN)
+    rewards = ["rewards.py:brief", {"use": "rewards.py:Near", "target": 2, "weight": 0.5}]
+    file = write(tmp_path, json.dumps({**WORDS, "rewards": rewards}), "run.json")
+    trainer = build(load(file), run_dir=tmp_path / "run")
+    assert {"reward/brief", "reward/Near"} <= trainer.fit(1).keys()
+    monkeypatch.chdir("/")
+    assert dt.Trainer.resume(tmp_path / "run").fit(2).keys() >= {"reward/brief", "reward/Near"}
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        ("rewards.py:breif", r"defines no 'breif', did you mean 'brief'\?  at rewards\[0\]"),
+        ("gone.py:brief", r"gone\.py does not exist, a path is relative to the configuration  at rewards\[0\]"),
+        ("broken.py:brief", r"broken\.py cannot be loaded: ZeroDivisionError"),
+    ],
+)
+def test_mistakes_in_own_files_are_told(tmp_path, use, message):
+    """No such name, no such file, a file that fails."""
+    (tmp_path / "rewards.py").write_text(OWN)
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    with pytest.raises(ConfigError, match=message):
+        load(write(tmp_path, json.dumps({**WORDS, "rewards": [use]}), "run.json"))
+
+
 def test_overrides_reach_every_depth(tmp_path):
     """Values are YAML; missing mappings are made; a bare part name becomes a mapping."""
     path = write(tmp_path, YAML)
@@ -278,6 +331,8 @@ def test_train_from_the_command_line(tmp_path, capsys):
 
 def test_describe_shows_options_and_needs(capsys):
     """Text and JSON; kinds by singular and plural; near misses."""
+    assert main(["describe", "rewards"]) == 0
+    assert "length" in capsys.readouterr().out.split()
     assert main(["describe", "reward", "length"]) == 0
     text = capsys.readouterr().out
     assert "target: int | None = None" in text

@@ -11,8 +11,10 @@ from typing import Any, Literal, get_args
 
 import attrs
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dovetail import load
 from dovetail.agents import models
 from dovetail.agents.learning import Learning
 from dovetail.errors import DataError, DovetailError, UserError
@@ -26,10 +28,6 @@ from dovetail.sampling import Sampling
 from dovetail.settings import LoraSettings, OptimizerSettings, TinySettings
 
 DtypeName = Literal["float32", "bfloat16", "float16", "float64"]
-
-
-def _or_default(optimizer: OptimizerSettings | None) -> OptimizerSettings:
-    return optimizer or OptimizerSettings()
 
 
 @attrs.define(eq=False, slots=False)
@@ -58,7 +56,7 @@ class Agent:
     _generator: str | Part = attrs.field(default="native", kw_only=True)
     lora: LoraSettings | None = attrs.field(default=None, kw_only=True)
     _head: Literal["value"] | None = attrs.field(default=None, kw_only=True)
-    optimizer: OptimizerSettings = attrs.field(default=None, converter=_or_default, kw_only=True)
+    optimizer: OptimizerSettings = attrs.field(factory=OptimizerSettings, kw_only=True)
     dtype: DtypeName = attrs.field(default="float32", kw_only=True)
     _device: str = attrs.field(default="auto", kw_only=True)
     autocast: Literal["bfloat16", "float16"] | None = attrs.field(default=None, kw_only=True)
@@ -97,7 +95,7 @@ class Agent:
             return self._adapted.model, self._adapted.tokenizer
         dtype = getattr(torch, self.dtype)
         if self._tiny is not None:
-            model, tokenizer = models.build_tiny(self._tiny, dtype)
+            model, tokenizer = load("dovetail_trainer.tiny").build_tiny(self._tiny, dtype)
         else:
             model, tokenizer = models.load_pretrained(self.name, dtype, trust_remote_code=self.trust_remote_code)
         return models.without_dropout(model).to(self.device).requires_grad_(False), tokenizer
@@ -140,14 +138,15 @@ class Agent:
 
     @cached_property
     def value_head(self) -> torch.nn.Linear:
-        """``[D] -> 1``, float32 or the model's float64, starting at 0. A DovetailError if it was not asked for."""
+        """``[D] -> 1``, float32 or the model's float64, as it was saved or 0. A DovetailError if it was not asked for."""
         if self._head != "value":
             raise DovetailError(f"the agent {self.name!r} has no value head", hint='dt.Agent(…, head="value")')
         dtype = torch.promote_types(getattr(torch, self.dtype), torch.float32)
         width = self._causal.config.get_text_config().hidden_size
         head = torch.nn.Linear(width, 1, device=self.device, dtype=dtype).requires_grad_(self.trainable)
-        torch.nn.init.zeros_(head.weight)
-        torch.nn.init.zeros_(head.bias)
+        saved = Path(self.name) / models.VALUE_HEAD
+        zeros = {name: torch.zeros_like(parameter) for name, parameter in head.named_parameters()}
+        head.load_state_dict(load_file(saved) if saved.exists() else zeros)
         return head
 
     @property
@@ -298,7 +297,5 @@ class Agent:
             model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         if self._head == "value":
-            from safetensors.torch import save_file
-
-            save_file(self.value_head.state_dict(), folder / "value_head.safetensors")
+            save_file(self.value_head.state_dict(), folder / models.VALUE_HEAD)
         return folder

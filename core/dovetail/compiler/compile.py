@@ -19,7 +19,7 @@ from dovetail.registry import as_part
 from dovetail.runtime.collect import Collected
 from dovetail.runtime.execute import Watch
 from dovetail.runtime.learn import Learning
-from dovetail.runtime.scoring import Offloader
+from dovetail.runtime.scoring import Offloader, driver_of
 from dovetail.sampling import Sampling
 from dovetail.settings import TrainSettings
 
@@ -136,7 +136,8 @@ def compile(
     settings = settings or TrainSettings()
     settings = attrs.evolve(settings, sampling=sampling or settings.sampling)
     parts = tuple(as_part("rewards", reward) for reward in rewards)
-    context = Context(agents, settings, parts, environment, eager=mode == "eager")
+    driver = driver_of(environment, settings) if environment else None
+    context = Context(agents, settings, parts, driver, eager=mode == "eager")
     graph = recipe(**options).trace()
     further = [entry.load() for entry in catalog.entries() if entry.kind == "passes"]
     simplify = () if context.eager else (fold, merge_common, drop_dead, *further)

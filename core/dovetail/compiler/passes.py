@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import attrs
+
 from dovetail.compiler.plan import Context
 from dovetail.errors import RecipeError, did_you_mean
 from dovetail.graph.complete import complete
 from dovetail.graph.graph import Graph
 from dovetail.graph.node import Node, Ref
-from dovetail.graph.ops import FORWARD_OPS, GENERATE, part_op, total_op
+from dovetail.graph.ops import FORWARD_OPS, GENERATE, ROLLOUT, SAMPLERS, part_op, total_op
 from dovetail.graph.types import AGENT
 from dovetail.parts import HOOKS_BY_KIND
-from dovetail.runtime.scoring import episode_reward
 
 _NEUTRAL = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}
 
@@ -24,11 +25,16 @@ def bind(graph: Graph, context: Context) -> Graph:
     for node in graph:
         if node.op.name == "run_rewards":
             graph = _fill_slot(graph, node, context)
+        elif node.op is GENERATE and context.driver and context.driver.many_turns:
+            context.notes.append(f"bind: {node.name} plays whole episodes")
+            graph = graph.put(attrs.evolve(node, op=ROLLOUT))
+        elif node.op is ROLLOUT and context.driver is None:
+            raise RecipeError(f"{node} plays episodes", where=node.where("made"), hint="pass environment=…")
     return complete(graph)
 
 
 def _fill_slot(graph: Graph, slot: Node, context: Context) -> Graph:
-    parts = [*([episode_reward(context.environment)] if context.environment else []), *context.rewards]
+    parts = [*([context.driver.reward()] if context.driver else []), *context.rewards]
     if not parts:
         where, hint = slot.where("made"), "pass rewards=[…] or environment=…"
         raise RecipeError(f"{slot} has no reward to run", where=where, hint=hint)
@@ -50,9 +56,9 @@ def check_learning(graph: Graph, context: Context) -> Graph:
 
     A part tells of itself by a ``traits`` attribute: ``sequence_ratio`` (a loss whose ratio is one number for a
     sequence), ``normalises`` (an estimator that divides by a standard deviation), ``cpu_heavy`` (a reward that wants
-    a process of its own; see :attr:`Part.in_process`).
+    a process of its own; see :attr:`Part.in_process`), ``multi_turn`` (an environment whose episodes may have turns).
     """
-    generators = [node for node in graph if node.op is GENERATE]
+    generators = [node for node in graph if node.op in SAMPLERS]
     for node in graph:
         part = node.op.part
         traits = getattr(part.instance, "traits", ()) if part else ()

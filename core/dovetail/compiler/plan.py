@@ -24,7 +24,7 @@ class Context:
     agents: Mapping[str, Any]
     settings: TrainSettings
     rewards: tuple[Part, ...] = ()  # the run's own, for the recipe's slot
-    environment: Part | None = None  # its episodes score the completions
+    driver: Any = None  # plays the environment's episodes and gives its reward; see runtime.scoring.driver_of
     eager: bool = False
     step: int = 0  # steps done
     notes: list[str] = attrs.field(factory=list)
@@ -59,9 +59,11 @@ def partition(graph: Graph, context: Context) -> Plan:
     live = _live_nodes(graph, context)
     graph = _freeze_for_collect(graph, live)
     order, inputs = graph.ordered(), graph.input_types()
-    needed = graph.ancestors(loss.ref.node for loss in graph.losses)
-    learning = (n for n in order if n.name in live or n.op.place == "learn" or LOSS in n.op.outputs.values())
-    learns = {node.name for node in learning} & needed
+    learns = {loss.ref.node for loss in graph.losses}
+    for node in reversed(order):  # what a learning node reads, unless it is frozen before
+        is_live = node.name in live or node.op.place == "learn" or LOSS in node.op.outputs.values()
+        if is_live and any(reader.name in learns for reader, _, _ in graph.readers(node.name)):
+            learns.add(node.name)
     detached = [] if context.eager or graph.epochs * graph.minibatches > 1 else _made_and_read_by(graph, learns)
     learns.update(detached)
     learn = tuple(node for node in order if node.name in learns)

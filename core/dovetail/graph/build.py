@@ -13,8 +13,8 @@ from dovetail.errors import RecipeError
 from dovetail.graph.edit import Handle, add_node, check_counts, current_editor, ref_of
 from dovetail.graph.graph import LossTerm
 from dovetail.graph.node import Op, Place
-from dovetail.graph.ops import ENTROPY, GENERATE, LOGPROBS, REWARD_SLOT, VALUES, part_op, ports_of
-from dovetail.graph.types import ANY, LOSS, PER_TOKEN, ROLLOUTS, SCALAR, PortType
+from dovetail.graph.ops import ENTROPY, GENERATE, LOGPROBS, REWARD_SLOT, ROLLOUT, VALUES, part_op, ports_of
+from dovetail.graph.types import AGENT, ANY, LOSS, PER_TOKEN, ROLLOUTS, SCALAR, PortType
 from dovetail.registry import registry
 
 DEFAULT_ADVANTAGES = "group"
@@ -22,8 +22,19 @@ DEFAULT_ADVANTAGES = "group"
 
 def generate(policy: Handle, prompts: Handle, *, samples: int = 1, name: str | None = None, **sampling: Any) -> Handle:
     """Sample a group of completions for each prompt; fields of :class:`~dovetail.Sampling` override the run's."""
-    node = add_node(GENERATE, {"policy": policy, "prompts": prompts}, name, {"samples": 1})
-    return current_editor("generate").set(node.name, samples=samples, **sampling)
+    return _sampler(GENERATE, policy, prompts, name, {"samples": samples, **sampling})
+
+
+def rollout(
+    policy: Handle, environment: Handle, *, samples: int = 1, name: str | None = None, **sampling: Any
+) -> Handle:
+    """Play a group of episodes for each task of the run's environment, which is an input of the recipe."""
+    return _sampler(ROLLOUT, policy, environment, name, {"samples": samples, **sampling})
+
+
+def _sampler(op: Op, policy: Handle, prompts: Handle, name: str | None, options: Mapping[str, Any]) -> Handle:
+    node = add_node(op, {"policy": policy, "prompts": prompts}, name, {"samples": 1})
+    return current_editor(op.name).set(node.name, **options)
 
 
 def logprobs(agent: Handle, prompts: Handle, completions: Handle | None = None, *, name: str | None = None) -> Handle:
@@ -111,7 +122,7 @@ def add_loss(node: Handle, weight: float = 1.0) -> None:
 def op(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make an operation of a plain or async function.
 
-    Parameters that are given nodes become ports, all else options. ``Ragged``, ``Rollouts``, ``Scores`` and
+    Parameters that are given nodes become ports, all else options. ``Agent``, ``Ragged``, ``Rollouts``, ``Scores`` and
     ``LossTerms`` in the hints give typed ports, anything else fits every port. A dict annotation
     ``-> {"rewards": Tensor}`` names several outputs. Called with real values it is the function itself. Async
     functions run beside the training thread and without gradients.
@@ -149,5 +160,5 @@ def _port_type(annotation: Any) -> PortType:
     if isinstance(annotation, PortType):
         return annotation
     name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    types = {"Ragged": PER_TOKEN, "Rollouts": ROLLOUTS, "Scores": SCALAR, "LossTerms": LOSS}
+    types = {"Agent": AGENT, "Ragged": PER_TOKEN, "Rollouts": ROLLOUTS, "Scores": SCALAR, "LossTerms": LOSS}
     return types.get(name.rpartition(".")[2], ANY)

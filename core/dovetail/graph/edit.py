@@ -13,8 +13,9 @@ import attrs
 from dovetail.errors import DovetailError, RecipeError, did_you_mean
 from dovetail.graph.graph import Graph
 from dovetail.graph.node import Node, Op, Ref, caller
-from dovetail.graph.ops import FORWARD_OPS, GENERATE, GENERATE_OPTIONS, part_op
+from dovetail.graph.ops import FORWARD_OPS, GENERATE_OPTIONS, SAMPLERS, part_op
 from dovetail.graph.types import AGENT, ANY, LOSS, PROMPTS, ROLLOUTS, PortType, joined
+from dovetail.parts import options_of
 from dovetail.registry import registry
 
 _current: contextvars.ContextVar[Editor] = contextvars.ContextVar("editor")
@@ -138,21 +139,32 @@ class Editor:
             raise AttributeError(name)
         return self[name]
 
-    def set(self, name: str, **options: Any) -> Handle:
-        """Change options of a node, or of its part."""
+    def set(self, name: str, *, use: str | None = None, **options: Any) -> Handle:
+        """Change options of a node, or of its part. With ``use`` another part of its kind takes the place.
+
+        The wires, and the options that both parts have, then stay as they are; one that was set and that the new part
+        does not have is a RecipeError.
+        """
         node = self.graph[name]
         op, part = node.op, node.op.part
-        known = GENERATE_OPTIONS if op is GENERATE else node.settings()
+        known = list(GENERATE_OPTIONS if op in SAMPLERS else node.settings())
+        if part is not None and use is not None:
+            before = {o.name: (part.options().get(o.name), o.default) for o in options_of(part.target)}
+            known = [*node.options, *(option.name for option in options_of(registry(part.kind).target(use)[0]))]
+            options = {key: was for key, (was, default) in before.items() if key in known or was != default} | options
         for key in options:
             if key not in known:
-                raise node.lacks("option", key, known)
-        if op is GENERATE:
+                what = f"{use or node} has no option {key!r}"
+                raise RecipeError(what, where=node.where("made"), hint=did_you_mean(key, known))
+        if op in SAMPLERS:
             check_counts(samples=options.get("samples", 1))
         own = {key: value for key, value in options.items() if part is None or key in node.options}
         if part is not None:
-            inner = {key: value for key, value in options.items() if key not in own}
-            op = part_op(registry(part.kind)[part.name](**{"process": part.process, **part.options(), **inner}))
-        self.graph = self.graph.put(attrs.evolve(node, op=op, options={**node.options, **own})).check()
+            inner = {**({} if use else part.options()), **options, "process": part.process}
+            factory = registry(part.kind)[use or part.name]
+            op = part_op(factory(**{key: value for key, value in inner.items() if key not in own}))
+        inputs = {port: ref for port, ref in node.inputs.items() if port in op.inputs}
+        self.graph = self.graph.put(attrs.evolve(node, op=op, inputs=inputs, options={**node.options, **own})).check()
         return self[name]
 
     def drop(self, name: str) -> None:

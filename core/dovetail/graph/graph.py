@@ -153,12 +153,11 @@ class Graph:
             cycle = [*cycle[first:], *cycle[: first + 1]]
             where = [line for name in cycle[:-1] for line in self[name].where(name)]
             raise RecipeError(f"the graph has a cycle: {' -> '.join(cycle)}", where=where) from None
-        ready: set[int] = set()
+        ready: set[str] = set()
         result: list[Node] = []
         while sorter.is_active():
-            ready.update(made[name] for name in sorter.get_ready())
-            earliest = min(ready)
-            ready.remove(earliest)
-            result.append(self.nodes[earliest])
-            sorter.done(self.nodes[earliest].name)
+            ready.update(sorter.get_ready())
+            result.append(self[min(ready, key=made.__getitem__)])
+            ready.remove(result[-1].name)
+            sorter.done(result[-1].name)
         return result

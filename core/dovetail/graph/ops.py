@@ -16,21 +16,23 @@ _TOTAL = {"out": SCALAR, "parts": PARTS, "weights": PARTS}
 
 INPUT = Op("input", {}, {"out": ANY})
 GENERATE = Op("generate", {"policy": AGENT, "prompts": PROMPTS}, {"out": ROLLOUTS}, place="collect", pure=False)
+ROLLOUT = attrs.evolve(GENERATE, name="rollout")  # of episodes of the run's environment, in as many turns as they take
 LOGPROBS = Op("logprobs", _FORWARD, {"out": PER_TOKEN})
 ENTROPY = Op("entropy", _FORWARD, {"out": PER_TOKEN})
 VALUES = Op("values", _FORWARD, {"out": PER_TOKEN, "final": SCALAR})
 REWARD_SLOT = Op("run_rewards", {"completions": ROLLOUTS}, _TOTAL, place="collect")
 FROZEN = Op("frozen", {"live": PER_TOKEN}, {"out": PER_TOKEN}, place="collect")
 
+SAMPLERS = (GENERATE, ROLLOUT)
 FORWARD_OPS = ("logprobs", "entropy", "values")
-# What a generate node may be told: the group's size, and what overrides the run's sampling.
+# What a sampler may be told: the group's size, and what overrides the run's sampling.
 GENERATE_OPTIONS = ("samples", *(field.name for field in attrs.fields(Sampling)))
 
 # What a hook may ask for and a node computes; all else that it asks for is read straight off the rollouts.
 _PORTS: Mapping[str, PortType] = {
     **dict.fromkeys(("logprobs", "old_logprobs", "ref_logprobs", "entropy", "values", "old_values"), PER_TOKEN),
     **dict.fromkeys(("rewards", "advantages", "returns"), PER_TOKEN),
-    "final_values": SCALAR,
+    **dict.fromkeys(("final_values", "baselines"), SCALAR),
     "reward_parts": PARTS,
     "reward_weights": PARTS,
 }

@@ -10,15 +10,14 @@ from typing import Any
 
 import attrs
 
-from dovetail.errors import DovetailError, OptionError, RecipeError, did_you_mean
+from dovetail.errors import DovetailError, OptionError, RecipeError
 from dovetail.graph.complete import complete
 from dovetail.graph.edit import Editor, tracing
 from dovetail.graph.graph import Graph
 from dovetail.graph.node import Node, place
 from dovetail.graph.ops import INPUT
-from dovetail.parts import Option, options_of
+from dovetail.parts import Option, check_options, options_of
 from dovetail.registry import registry
-from dovetail.structure import Mistake, read_value
 
 
 @attrs.frozen(eq=False)
@@ -74,19 +73,16 @@ class Recipe:
         """Every option with its value."""
         return {option.name: option.default for option in self.options}
 
-    def __call__(self, **options: Any) -> Recipe:
-        """Set options; an OptionError tells the unknown one, or all that are of the wrong type."""
-        known = {option.name: option for option in self.options}
-        mistakes = []
-        for name, value in options.items():
-            if name not in known:
-                raise OptionError(f"recipe {self.name!r} has no option {name!r}", hint=did_you_mean(name, known))
-            try:
-                read_value(value, known[name].type)
-            except Mistake as mistake:
-                mistakes.append(f"option {name!r}: {mistake}")
+    def __call__(self, *, preset: str | None = None, **options: Any) -> Recipe:
+        """Set options; an OptionError tells all that are unknown or of the wrong type.
+
+        A preset is a recipe of its own, registered as this one's name, a hyphen, and the preset's.
+        """
+        if preset is not None:
+            return as_recipe(f"{self.name}-{preset}")(**{**self.bound, **options})
+        mistakes, _ = check_options(self, options)
         if mistakes:
-            raise OptionError(f"recipe {self.name!r}: {'; '.join(mistakes)}", where=[self.source])
+            raise OptionError(f"recipe {self.name!r}: {'; '.join(text for _, text in mistakes)}", where=[self.source])
         return attrs.evolve(self, bound={**self.bound, **options})
 
     def trace(self) -> Graph:

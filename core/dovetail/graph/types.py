@@ -24,12 +24,6 @@ SCALAR = PortType("scalar", ("B",))
 PER_TOKEN = PortType("per_token", ("B", "T"))
 PARTS = PortType("reward_parts", ("B",))
 LOSS = PortType("loss")
-# Ports of multi-turn recipes: the types are fixed here so that plugins can name them.
-ENVIRONMENT = PortType("environment")
-HISTORY = PortType("history", ("B",))
-TEXT = PortType("text", ("B",))
-TOOL_REQUESTS = PortType("tool_requests", ("B",))
-TOOL_RESPONSES = PortType("tool_responses", ("B",))
 
 
 def fits(given: PortType, wanted: PortType) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from dovetail.compiler.plan import Plan
 from dovetail.errors import TooManyInvalid
 from dovetail.graph.node import Node
-from dovetail.graph.ops import GENERATE
+from dovetail.graph.ops import ROLLOUT, SAMPLERS
 from dovetail.messages import Task, Tasks
 from dovetail.rollouts import Rollouts, Scores
 from dovetail.runtime.evaluate import Outputs, broken, estimate, read_outputs, start_function, weigh
@@ -66,13 +66,11 @@ class Collected(Execution):
             metrics[f"reward/{label}"], metrics[f"reward_std/{label}"] = _mean_and_spread(scores)
             metrics[f"invalid/{label}"] = 1 - _mean(scores.valid, empty=1)
         for node in self.nodes:
-            outputs = self.values[node.name]
+            outputs, label = self.values[node.name], node.op.part.name if node.op.part else node.op.name
             if node.op.name == "total":
                 metrics["reward"], metrics["reward_std"] = _mean_and_spread(outputs["out"])
-                metrics.update({f"weight/{label}": float(weight) for label, weight in outputs["weights"].items()})
-            if node.op.part:
-                told = outputs.get("metrics", {})
-                metrics.update({f"{node.op.part.name}/{name}": float(number) for name, number in told.items()})
+                metrics.update({f"weight/{name}": float(weight) for name, weight in outputs["weights"].items()})
+            metrics.update({f"{label}/{name}": float(number) for name, number in outputs.get("metrics", {}).items()})
         metrics["invalid"] = 1 - _mean(self.valid, empty=1)
         metrics["tokens"] = float(len(self.rollouts.sampled.values))
         metrics["completion_length"] = _mean(self.rollouts.sampled.lengths)
@@ -116,22 +114,24 @@ class Collected(Execution):
             self._running[node.name] = node, inputs, self._offloader.submit(start_function(node, inputs))
         elif part:
             return estimate(node, inputs, inputs["rollouts"])
-        elif node.op is GENERATE:
-            return {"out": self._generate(node, inputs["prompts"])}
+        elif node.op in SAMPLERS:
+            return self._sample(node, inputs["prompts"])
         else:
             with torch.no_grad():
                 return super().operate(node, inputs)
         return {}
 
-    def _generate(self, node: Node, given: Iterable[Any]) -> Rollouts:
+    def _sample(self, node: Node, given: Iterable[Any]) -> Outputs:
         context, samples = self.plan.context, node.options["samples"]
         agent, sampling = context.agents[node.inputs["policy"].node], context.sampling_of(node)
         tasks = Tasks([Task.of(prompt, id=str(row)) for row, prompt in enumerate(given)])
+        if node.op is ROLLOUT:
+            return dict(context.driver.play(agent, tasks, samples, sampling, self.seed, self._offloader))
         prompts = agent.encode(tasks)
         seeds = torch.randint(0, 2**62, (len(tasks) * samples,), generator=torch.Generator().manual_seed(self.seed))
         generated = agent.generate(prompts, samples, sampling, seeds)
         facts = {"sampling": sampling, "policy_version": agent.version, "decode": agent.decode}
-        return Rollouts.single_turn(prompts, generated, tasks, samples=samples, **facts)
+        return {"out": Rollouts.single_turn(prompts, generated, tasks, samples=samples, **facts)}
 
     def _forward_all(self, agent: Any, rollouts: Rollouts, wanted: Collection[str]) -> Outputs:
         outputs = forward_all(agent, rollouts, wanted, self.plan.context.micro_batch_tokens)

@@ -133,9 +133,10 @@ def loss_terms(node: Node, inputs: Mapping[str, Any], rollouts: Rollouts) -> Los
     """Call a loss part on a micro-batch, and check what it returned."""
     part, shape = node.op.part, rollouts.sampled
     assert part is not None
-    available = {"sampled_logprobs": rollouts.sampled_logprobs, **inputs}
-    asked = {name: _spread(available.get(name), shape) for name in part.asks_for("loss_terms")}
-    return check_terms(node, part.call("loss_terms", asked), shape)
+    facts = {name: getattr(rollouts, name, None) for name in part.asks_for("loss_terms")}
+    per_row = {port for port, kind in node.op.inputs.items() if kind == SCALAR}
+    wired = {port: value if port in per_row else _spread(value, shape) for port, value in inputs.items()}
+    return check_terms(node, part.call("loss_terms", facts | wired), shape)
 
 
 def check_terms(node: Node, result: Any, shape: Ragged) -> LossTerms:
@@ -167,8 +168,7 @@ def read_outputs(node: Node, result: Any, inputs: Mapping[str, Any]) -> Outputs:
     given = [value for value in inputs.values() if isinstance(value, Scores)]
     for port, value in outputs.items():
         if given and isinstance(value, Tensor) and value.shape == given[0].values.shape:
-            made = Scores.ok(value)
-            for scores in given:
-                made = scores.combine(made, lambda _, values: values)
-            outputs[port] = made
+            outputs[port] = functools.reduce(
+                lambda made, s: s.combine(made, lambda _, own: own), given, Scores.ok(value)
+            )
     return outputs

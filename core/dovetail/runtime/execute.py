@@ -73,6 +73,7 @@ class Execution:
         self, plan: Plan, nodes: Sequence[Node], values: dict[str, Outputs], forward: Forward, watch: Watch | None
     ) -> None:
         self.plan, self.nodes, self.values, self.watch = plan, nodes, values, watch
+        values |= {name: {"out": agent} for name, agent in plan.context.agents.items()}
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._forward = forward
         self._passes: dict[tuple[Ref, Ref], Outputs] = {}

@@ -30,7 +30,8 @@ class Learning:
 
     def __init__(self, plan: Plan, collected: Collected, watch: Watch | None) -> None:
         self.plan, self.collected, self.watch = plan, collected, watch
-        names = sorted({node.inputs["agent"].node for node in plan.learn if "agent" in node.inputs})
+        self._by_group = any("groups" in node.op.part.needs("loss_terms") for node in plan.learn if node.op.part)
+        names = sorted({ref.node for node in plan.learn for ref in node.inputs.values()} & plan.context.agents.keys())
         self.agents = {name: agent for name in names if (agent := plan.context.agents[name]).trainable}
         self.device = next((agent.device for agent in self.agents.values()), torch.device("cpu"))
         self._steps: list[defaultdict[str, float]] = []
@@ -55,10 +56,12 @@ class Learning:
         if self.plan.context.settings.mask_truncated:
             counted &= ~rollouts.truncated
         rows = counted.nonzero().squeeze(1)
+        units = torch.unique(rollouts.groups[rows] if self._by_group else rows, return_inverse=True)[1]
         generator = torch.Generator().manual_seed(self.collected.seed)
         for _ in range(graph.epochs):
-            shuffled = rows[torch.randperm(len(rows), generator=generator)] if graph.minibatches > 1 else rows
-            yield from (piece for piece in torch.tensor_split(shuffled, graph.minibatches) if len(piece))
+            shuffled = torch.randperm(int(units.max()) + 1 if len(rows) else 0, generator=generator)
+            pieces = (rows[torch.isin(units, piece)] for piece in torch.tensor_split(shuffled, graph.minibatches))
+            yield from (piece for piece in pieces if len(piece))
 
     def _accumulate(self, rows: Tensor) -> None:
         """Leave the gradients of an optimizer step on these rows on the parameters."""
@@ -68,7 +71,7 @@ class Learning:
         for agent in self.agents.values():
             agent.zero_grad()
         self._steps.append(defaultdict(float))
-        for places in micro_batches(rollouts.select(rows), budget, self._packing_width()):
+        for places in micro_batches(rollouts.select(rows), budget, self._packing_width(), by_group=self._by_group):
             loss = _MicroBatch(self, rows[places], counts, places).loss()
             if not bool(torch.isfinite(loss)):
                 raise DovetailError(

@@ -33,22 +33,24 @@ class Bundle:
         return self.length * 6 * width + self.length**2 / (1 if len(self.rows) > 1 else 2)
 
 
-def bundles(rollouts: Rollouts, width: int | None) -> list[Bundle]:
+def bundles(rollouts: Rollouts, width: int | None, *, by_group: bool = False) -> list[Bundle]:
     """The cheapest bundles of equal size for the rows of each prompt.
 
     Args:
         rollouts: The rows.
         width: Of the model's hidden states; None puts every row alone.
+        by_group: Bundle no rows of different groups.
     """
     lengths = rollouts.tokens.lengths.tolist()
     alone = [Bundle((row,), 0, length) for row, length in enumerate(lengths)]
     if width is None:
         return alone
-    alike: dict[bytes, list[int]] = {}
+    alike: dict[tuple[bytes, int], list[int]] = {}
     prompts = prompt_lengths(rollouts).tolist()
     tokens = rollouts.tokens.values.cpu().numpy()
+    groups = rollouts.groups.tolist() if by_group else [0] * len(rollouts)
     for row, start in enumerate(rollouts.tokens.offsets[:-1].tolist()):
-        alike.setdefault(tokens[start : start + prompts[row]].tobytes(), []).append(row)
+        alike.setdefault((tokens[start : start + prompts[row]].tobytes(), groups[row]), []).append(row)
     found: list[Bundle] = []
     for rows in alike.values():
         prompt = prompts[rows[0]]
@@ -72,33 +74,38 @@ def prompt_lengths(rollouts: Rollouts) -> Tensor:
     return tokens.lengths.scatter_reduce(0, tokens.row_ids, place, "amin")
 
 
-def cut(lengths: Tensor, budget: int) -> list[Tensor]:
-    """Cut rows into micro-batches whose padded size stays within ``budget`` tokens.
+def cut(lengths: Tensor, budget: int, lines: Tensor | None = None) -> list[Tensor]:
+    """Cut units into micro-batches whose padded size stays within ``budget`` tokens; each is in exactly one.
 
-    Rows are sorted by length so that little is padded; a single row longer than the budget goes alone.
-
-    Args:
-        lengths: ``[B]`` int64.
-        budget: Most padded tokens of one micro-batch.
-
-    Returns:
-        Row indices of each micro-batch; every row is in exactly one.
+    They are sorted by ``lengths`` ``[U]``, tokens of their longest line, so that little is padded; one larger than the
+    budget goes alone. ``lines`` ``[U]`` int64 is how many each has, one if it is not given.
     """
     order = torch.argsort(lengths, descending=True, stable=True)
-    sizes = lengths[order].tolist()
-    batches, start = [], 0
+    last = torch.arange(1, len(order) + 1) if lines is None else lines[order].cumsum(0)
+    batches, start, done = [], 0, 0
     while start < len(order):
-        rows = max(1, budget // max(sizes[start], 1))
-        batches.append(order[start : start + rows])
-        start += rows
+        room = done + budget // max(int(lengths[order[start]]), 1)
+        end = max(start + 1, int(torch.searchsorted(last, room, right=True)))
+        batches.append(order[start:end])
+        start, done = end, int(last[end - 1])
     return batches
 
 
-def micro_batches(rollouts: Rollouts, budget: int, width: int | None) -> list[Tensor]:
-    """Row indices of each micro-batch; bundles stay together, and their padded size within ``budget`` tokens."""
-    together = bundles(rollouts, width)
-    places = cut(torch.tensor([bundle.length for bundle in together], dtype=torch.int64), budget)
-    return [torch.tensor([row for place in batch.tolist() for row in together[place].rows]) for batch in places]
+def micro_batches(rollouts: Rollouts, budget: int, width: int | None, *, by_group: bool = False) -> list[Tensor]:
+    """Row indices of each micro-batch, its padded size within ``budget`` tokens.
+
+    Bundles stay together; ``by_group`` groups do, and the rows keep their order.
+    """
+    units: dict[int, list[Bundle]] = {}
+    for place, bundle in enumerate(bundles(rollouts, width, by_group=by_group)):
+        units.setdefault(int(rollouts.groups[bundle.rows[0]]) if by_group else place, []).append(bundle)
+    parts = list(units.values())
+    sizes = torch.tensor([[max(b.length for b in part), len(part)] for part in parts], dtype=torch.int64).view(-1, 2)
+    rows = [
+        [row for unit in batch.tolist() for b in parts[unit] for row in b.rows]
+        for batch in cut(sizes[:, 0], budget, sizes[:, 1])
+    ]
+    return [torch.tensor(sorted(batch) if by_group else batch) for batch in rows]
 
 
 class Packed:

@@ -1,4 +1,4 @@
-"""Calling rewards beside the training thread: deadlines, failures row by row, episodes, and what comes back."""
+"""Calling rewards beside the training thread: deadlines, failures row by row, and what comes back."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import inspect
 import math
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor
 
 from dovetail import catalog
-from dovetail.errors import DovetailError, PartNotFound, UserError
-from dovetail.messages import Message, Task, Tasks
-from dovetail.parts import Part, hookimpl, line_of
+from dovetail.errors import DovetailError
+from dovetail.parts import Part, line_of
 from dovetail.rollouts import Invalid, RewardStatus, Rollouts, Scores
 
 
@@ -32,13 +30,9 @@ class Offloader:
     def worker(self, part: Part) -> Any:
         """The process that scores for a reward, which starts when it is first asked; a UserError if it cannot."""
         if part not in self._workers:
-            try:
-                entry = catalog.find("workers", "process")
-            except PartNotFound as error:
-                hint = 'pip install "dovetail[process]", or say process=False to score in a thread'
-                problem = f"{part} is to be scored in a process of its own, and what starts one is not installed"
-                raise UserError(problem, where=[str(part.provenance)], hint=hint) from error
-            self._workers[part] = entry.load()(part)
+            problem = f"{part} is to be scored in a process of its own, and what starts one"
+            worker = catalog.service("workers", "process", problem, ", or say process=False to score in a thread")
+            self._workers[part] = worker(part)
         return self._workers[part]
 
     def submit(self, work: Coroutine[Any, Any, Any] | Callable[[], Any]) -> Future[Any]:
@@ -169,29 +163,7 @@ def _read(value: Any) -> tuple[float, str | None]:
     return float(value), None if math.isfinite(value) else f"returned {float(value)}"
 
 
-@attrs.frozen
-class EpisodeReward:
-    """The reward of an environment, as a reward part: reset with the task, one step with the completion."""
-
-    environment: Part
-
-    @hookimpl
-    async def score(self, texts: Sequence[str], tasks: Tasks) -> list[float | Invalid]:
-        episodes = (self._episode(text, row, task) for row, (text, task) in enumerate(zip(texts, tasks, strict=True)))
-        return list(await asyncio.gather(*episodes))
-
-    async def _episode(self, text: str, row: int, task: Task) -> float | Invalid:
-        try:
-            environment = await self.environment.instance.make()
-            try:
-                await environment.reset(seed=row, task=task)
-                return float((await environment.step(Message("assistant", text))).reward)
-            finally:
-                await environment.close()
-        except Exception as error:  # any failure of an episode makes this sample invalid, never 0
-            return Invalid(_reason(error))
-
-
-def episode_reward(environment: Part) -> Part:
-    """An environment as a reward part, for recipes of one turn."""
-    return attrs.evolve(environment, kind="rewards", instance=EpisodeReward(environment))
+def driver_of(environment: Part, settings: Any) -> Any:
+    """What plays the episodes of an environment and gives its reward; see the distribution dovetail-episodes."""
+    problem = f"{environment} is to be played, and what plays environments"
+    return catalog.service("drivers", "episodes", problem)(environment, settings)

@@ -28,6 +28,8 @@ class GroupAdvantages:
         scale: What the difference is divided by: the spread of the ``group``, of the ``batch`` of differences, or
             ``none``.
         baseline: What is subtracted: the group's ``mean``, the mean of the others (``leave_one_out``), or ``none``.
+        spread: Of which samples ``scale="group"`` takes the spread: the ``group``, or the others (``leave_one_out``), as
+            NeMo-RL does; where the others have none, the difference stays as it is.
         combine: ``sum_then_normalize`` compares the weighted total; ``normalize_then_sum`` each reward by itself, so
             that a reward counts by its weight and not by its spread.
         eps: Added to the standard deviation. Elsewhere 1e-6 (verl) or 1e-9 (OpenRLHF).
@@ -37,6 +39,7 @@ class GroupAdvantages:
     baseline: Literal["mean", "leave_one_out", "none"] = attrs.field(
         default="mean", validator=in_(["mean", "leave_one_out", "none"])
     )
+    spread: Literal["group", "leave_one_out"] = attrs.field(default="group", validator=in_(["group", "leave_one_out"]))
     combine: Literal["sum_then_normalize", "normalize_then_sum"] = attrs.field(
         default="sum_then_normalize", validator=in_(["sum_then_normalize", "normalize_then_sum"])
     )
@@ -48,6 +51,18 @@ class GroupAdvantages:
 
     def ignores(self) -> tuple[str, ...]:
         return ("reward_parts", "reward_weights") if self.combine == "sum_then_normalize" else ()
+
+    def formula(self) -> str:
+        """In words and symbols, with these options."""
+        mean = {"mean": "R − mean of the group", "leave_one_out": "R − mean of the others", "none": "R"}[self.baseline]
+        of = {
+            "group": self.spread.replace("group", "the group").replace("leave_one_out", "the others"),
+            "batch": "the batch",
+        }
+        scaled = mean if self.scale == "none" else f"({mean}) / (std of {of[self.scale]} + {self.eps:g})"
+        if self.combine == "sum_then_normalize":
+            return f"A = {scaled}, R the weighted total"
+        return f"A = Σ w z, then its z-score over the batch; z = {scaled} for each reward R with its weight w"
 
     @hookimpl
     def estimate(
@@ -79,11 +94,16 @@ class GroupAdvantages:
             )
         if self.scale == "batch":
             return whitened(difference, self.eps, centre=False)
-        variance = _group_sum(centred * centred, index)[index] / (count - 1).clamp(min=1)
+        squares = _group_sum(centred * centred, index)[index]
+        if self.spread == "leave_one_out":
+            # Without one sample, a group of n loses n / (n - 1) of its squared difference from the mean.
+            squares, count = squares - centred * leave_one_out, count - 1
+        variance = squares / (count - 1).clamp(min=1)
         # Rounding leaves a spread of about 1e-8 in a group of equal rewards; it is none.
         flat = variance <= (1e-6 * mean.abs().clamp(min=1e-6)) ** 2
-        scaled = difference / (variance.sqrt() + self.eps)
-        return torch.where(flat | (count <= 1), torch.zeros_like(scaled), scaled)
+        scaled = difference / (variance.clamp(min=0).sqrt() + self.eps)
+        unscaled = difference if self.spread == "leave_one_out" else torch.zeros_like(scaled)
+        return torch.where(flat | (count <= 1), unscaled, scaled)
 
 
 def _group_sum(values: Tensor, index: Tensor) -> Tensor:

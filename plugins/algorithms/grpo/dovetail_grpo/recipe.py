@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import dovetail as dt
+from dovetail_grpo.policy import Reduction
 
 
 @dt.recipe
@@ -16,6 +17,7 @@ def grpo(
     group_size: int = 8,
     scale: Literal["group", "batch", "none"] = "group",
     baseline: Literal["mean", "leave_one_out", "none"] = "mean",
+    spread: Literal["group", "leave_one_out"] = "group",
     combine: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize",
     eps: float = 1e-4,
     clip: float = 0.2,
@@ -31,9 +33,7 @@ def grpo(
     correction_level: Literal["token", "sequence", "geometric"] = "token",
     correction_cap: float = 2.0,
     correction_floor: float = 0.5,
-    reduction: Literal[
-        "token_mean", "sequence_mean", "sequence_sum_mean", "sequence_sum_norm", "prompt_mean"
-    ] = "token_mean",
+    reduction: Reduction = "token_mean",
     norm: float | None = None,
     epochs: int = 1,
     minibatches: int = 1,
@@ -44,6 +44,7 @@ def grpo(
         group_size: Completions for each prompt. Usual range 4 to 32.
         scale: See the estimator ``group``.
         baseline: See the estimator ``group``.
+        spread: See the estimator ``group``.
         combine: See the estimator ``group``.
         eps: See the estimator ``group``.
         clip: See the loss ``clipped``.
@@ -69,7 +70,7 @@ def grpo(
     ref_logprobs = dt.logprobs(ref_policy, prompts, completions, name="ref_logprobs")
     rewards = dt.run_rewards(completions)
     advantages = dt.advantages(
-        "group", rewards, scale=scale, baseline=baseline, combine=combine, eps=eps, name="advantages"
+        "group", rewards, scale=scale, baseline=baseline, spread=spread, combine=combine, eps=eps, name="advantages"
     )
     loss = dt.loss(
         "clipped", advantages, policy_logprobs, ref_logprobs, name="loss",

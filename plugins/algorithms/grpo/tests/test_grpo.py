@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dovetail import Ragged, losses, recipes
-from dovetail.errors import OptionError
+from dovetail import Ragged, diff, losses, recipes
+from dovetail.errors import OptionError, PartNotFound
 from dovetail.testing import part_checks, tiny_rollouts
-from dovetail_grpo.clipped import REDUCTIONS, ClippedLoss
+from dovetail_grpo.clipped import ClippedLoss
 from dovetail_grpo.group import GroupAdvantages
+from dovetail_grpo.policy import REDUCTIONS
 from dovetail_grpo.terms import bounded, kl_terms, sampler_ratios
 from dovetail_testing.loss_checks import inputs
 
@@ -26,7 +27,9 @@ ESTIMATORS = [
     {"baseline": "leave_one_out", "scale": "none"},
     {"baseline": "none"},
     {"combine": "normalize_then_sum"},
+    {"spread": "leave_one_out", "baseline": "leave_one_out"},
 ]
+PRESETS = ("trl", "verl", "nemo", "openrlhf", "prime-rl")
 LOSSES = [
     {},
     {"beta": 0.1, "kl_bias_correction": True, "entropy_coef": 0.01},
@@ -41,7 +44,9 @@ LOSSES = [
 CHECKS = [
     *(check for options in ESTIMATORS for check in part_checks("advantages", "group", options=options)),
     *(check for options in LOSSES for check in part_checks("losses", "clipped", options=options)),
+    *part_checks("losses", "dppo"),
     *part_checks("recipes", "grpo"),
+    *(check for preset in PRESETS for check in part_checks("recipes", f"grpo-{preset}")),
 ]
 
 
@@ -127,6 +132,21 @@ def test_group_advantages_know_no_shift_and_no_scale(rows, shift, factor):
     base = part.estimate(rewards, groups, None, None)
     torch.testing.assert_close(part.estimate(rewards + shift, groups, None, None), base, atol=1e-7, rtol=1e-7)
     torch.testing.assert_close(part.estimate(rewards * factor, groups, None, None), base, atol=1e-7, rtol=1e-7)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.0, 0.25, 1.0, -2.0]), min_size=1, max_size=9))
+def test_the_spread_of_the_others_is_its_definition(rewards):
+    """Difference to the mean of the others over their sample standard deviation; without spread it stays."""
+    part = GroupAdvantages(baseline="leave_one_out", spread="leave_one_out", eps=1e-6)
+    found = part.estimate(torch.tensor(rewards, dtype=torch.float64), torch.zeros(len(rewards)), None, None)
+    expected = []
+    for row, reward in enumerate(rewards):
+        others = [*rewards[:row], *rewards[row + 1 :]]
+        difference = reward - statistics.fmean(others) if others else 0.0
+        spread = statistics.stdev(others) if len(others) > 1 else 0.0
+        expected.append(difference / (spread + 1e-6) if spread > 1e-6 else difference)
+    assert found.tolist() == pytest.approx(expected, abs=1e-7)
 
 
 def test_gdpo_normalises_each_reward_by_itself():
@@ -345,3 +365,49 @@ def test_options_that_do_not_fit_are_refused(options, told):
     """The error names the part and the option."""
     with pytest.raises(OptionError, match=rf"losses part 'clipped'.*{told}"):
         losses.clipped(**options)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_a_recipe_of_its_own(preset):
+    """By its name, or as grpo's preset; further options go on top, and those set before stay."""
+    graph = recipes.grpo(group_size=5)(preset=preset, epochs=2).trace()
+    assert graph["completions"].options["samples"] == 5
+    assert graph.epochs == 2
+    other = recipes[f"grpo-{preset}"](group_size=5, epochs=2)
+    assert not diff(graph, other)
+    assert diff("grpo", f"grpo-{preset}")
+
+
+def test_a_preset_that_is_not_there_is_refused():
+    """The error names the nearest."""
+    with pytest.raises(PartNotFound, match="no recipes part is named 'grpo-ver'\n  try: did you mean 'grpo-verl'"):
+        recipes.grpo(preset="ver")
+
+
+def test_dppo_masks_by_probability():
+    """A token far above the sampler pushes no further up, and still down; the squared log-ratio stays."""
+    sampled = Ragged.from_rows([torch.tensor([0.5, 0.5, 0.9]).log()])
+    live = sampled.with_values(torch.tensor([0.8, 0.8, 0.6]).log().requires_grad_())
+    found = losses.dppo(tau=0.0).instance.loss_terms(live.with_values(live.values * 0 + 1.0), live, sampled)
+    assert found.metrics["clip_fraction"].values.tolist() == [1.0, 1.0, 0.0]
+    found = losses.dppo(tau=0.0).instance.loss_terms(live.with_values(live.values * 0 - 1.0), live, sampled)
+    assert found.metrics["clip_fraction"].values.tolist() == [0.0, 0.0, 1.0]
+    found = losses.dppo(tau=1.0).instance.loss_terms(live.with_values(live.values * 0), live, sampled)
+    torch.testing.assert_close(found.terms.values, (live.values - sampled.values) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        (GroupAdvantages(), "A = (R − mean of the group) / (std of the group + 0.0001), R the weighted total"),
+        (GroupAdvantages(scale="none", baseline="leave_one_out"), "A = R − mean of the others, R the weighted total"),
+        (
+            ClippedLoss(clip_high=0.28),
+            "L = −min(r A, clip(r, 0.8, 1.28) A), r = exp(lp − old)\naveraged over all tokens",
+        ),
+        (ClippedLoss(beta=0.1), "+ 0.1 (exp(d) − d − 1), d = ref − lp"),
+    ],
+)
+def test_a_part_tells_its_formula_with_its_options(part, told):
+    """In words and symbols."""
+    assert told in part.formula()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,13 +17,17 @@ from dovetail.rollouts import Rollouts, Scores
 from dovetail.runtime.evaluate import estimate
 from dovetail_testing.samples import tiny_rollouts
 
+Draw = Callable[[Rollouts], Tensor]
 
-def checks(_: Part) -> dict[str, Callable[[Part], None]]:
+
+def checks(_: Part, *, negative: bool = True) -> dict[str, Callable[[Part], None]]:
+    """``negative=False``: the estimator is for rewards from 0 on, and is given no others."""
+    draw: Draw = _rewards if negative else lambda rollouts: _rewards(rollouts).abs()
     return {
-        "it gives finite credit to every sampled token": _is_finite,
-        "the order of the rows does not matter": _is_equivariant,
+        "it gives finite credit to every sampled token": partial(_is_finite, draw),
+        "the order of the rows does not matter": partial(_is_equivariant, draw),
         "equal rewards and groups of one stay finite": _survives_no_spread,
-        "invalid rows get 0 and change nothing for the others": _ignores_invalid,
+        "invalid rows get 0 and change nothing for the others": partial(_ignores_invalid, draw),
     }
 
 
@@ -49,16 +54,16 @@ def _rewards(rollouts: Rollouts) -> Tensor:
     return torch.randn(len(rollouts), generator=torch.Generator().manual_seed(1))
 
 
-def _is_finite(part: Part) -> None:
+def _is_finite(draw: Draw, part: Part) -> None:
     rollouts = tiny_rollouts()
-    credit = run(part, rollouts, _rewards(rollouts))
+    credit = run(part, rollouts, draw(rollouts))
     assert torch.equal(credit.offsets, rollouts.sampled.offsets)
     assert bool(torch.isfinite(credit.values).all())
 
 
-def _is_equivariant(part: Part) -> None:
+def _is_equivariant(draw: Draw, part: Part) -> None:
     rollouts = tiny_rollouts()
-    rewards, order = _rewards(rollouts), torch.randperm(len(rollouts), generator=torch.Generator().manual_seed(2))
+    rewards, order = draw(rollouts), torch.randperm(len(rollouts), generator=torch.Generator().manual_seed(2))
     straight = run(part, rollouts, rewards).select(order)
     permuted = run(part, rollouts.select(order), rewards[order])
     assert torch.allclose(straight.values, permuted.values, atol=1e-5)
@@ -70,10 +75,10 @@ def _survives_no_spread(part: Part) -> None:
         assert bool(torch.isfinite(credit.values).all())
 
 
-def _ignores_invalid(part: Part) -> None:
+def _ignores_invalid(draw: Draw, part: Part) -> None:
     rollouts = tiny_rollouts()
     valid = torch.tensor([row not in (1, 4) for row in range(len(rollouts))])
-    rewards = _rewards(rollouts)
+    rewards = draw(rollouts)
     with_invalid = run(part, rollouts, rewards, valid)
     without = run(part, rollouts.select(valid), rewards[valid])
     assert torch.allclose(with_invalid.select(valid).values, without.values, atol=1e-6)

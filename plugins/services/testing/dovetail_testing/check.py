@@ -73,7 +73,7 @@ def part_checks(
         options: Of the part.
         waive: Claim to the reason why this part need not keep it. A waiver of a claim that holds fails.
         facts: What the author promises beside: ``bounds=(low, high)`` of a reward; ``gold=function`` from a task to
-            the answer that must score 1 in an environment.
+            the answer that must score 1 in an environment; ``negative=False`` of an estimator for rewards from 0 on.
     """
     promises: dict[str, Callable[[Any], None]] = {"every option is documented": _options_are_documented}
     part = registry(kind)[name]

@@ -5,27 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import attrs
 import torch
 
 from dovetail.agents.agent import Agent
 from dovetail.errors import DataError
 from dovetail.jsonl import read_jsonl
-from dovetail.messages import Message, Task, Tasks
+from dovetail.messages import Task, Tasks
 from dovetail.ragged import Ragged
 from dovetail.rollouts import Origin, Rollouts
-
-
-@attrs.frozen
-class DataSettings:
-    """Rows for an offline recipe."""
-
-    path: str  #: a JSONL or parquet file, or the name of a hub dataset
-    split: str = "train"  #: of a hub dataset
-    on_broken: Literal["stop", "skip"] = "stop"  #: what to do with a line that cannot be read; skipped ones are counted
-    shuffle: bool = True  #: draw the rows in a seeded order, a new one each epoch
+from dovetail_trainer.layouts import Example, Layout, demonstration
+from dovetail_trainer.settings import DataSettings
 
 
 class Batches:
@@ -75,13 +66,18 @@ class Batches:
         raise self._empty()
 
 
-def read_rows(settings: DataSettings) -> Sequence[Mapping[str, Any]]:
+def read_rows(settings: DataSettings, layout: Layout = demonstration) -> Sequence[Mapping[str, Any]]:
     """The rows of a data set. If it is missing, empty or broken, a DataError says where."""
+
+    def checked(row: Any) -> Mapping[str, Any]:
+        layout(row)
+        return row  # type: ignore[no-any-return]
+
     is_json = Path(settings.path).suffix in (".jsonl", ".json")
-    rows = list(read_jsonl(settings.path, _checked, settings.on_broken)) if is_json else _dataset(settings)
+    rows = list(read_jsonl(settings.path, checked, settings.on_broken)) if is_json else _dataset(settings)
     if not len(rows):
         raise DataError(f"{settings.path} has no rows", hint="a run needs at least one")
-    _checked(rows[0])
+    checked(rows[0])
     return rows
 
 
@@ -100,62 +96,43 @@ def _dataset(settings: DataSettings) -> Any:
         raise DataError(f"{settings.path} cannot be loaded: {error}", hint=hint) from error
 
 
-def _checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    _messages(row)
-    return row
+def encode_rows(rows: Sequence[Mapping[str, Any]], agent: Agent, layout: Layout = demonstration) -> Rollouts:
+    """Tokens of rows, the examples of one row a group: the assistant's words are the target, all else is prompt.
 
-
-def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    """The turns of a row; a DataError says which column is missing, or is not what it should be."""
-    if not isinstance(row, Mapping):
-        raise DataError(f"a row must be an object, got {type(row).__name__}")
-    if row.get("messages"):
-        try:
-            return tuple(Message(message["role"], message["content"]) for message in row["messages"])
-        except (TypeError, KeyError) as error:
-            raise DataError("the column 'messages' must list objects with a role and a content") from error
-    for name in ("prompt", "completion"):
-        if name not in row:
-            known = ", ".join(sorted(row)) or "none"
-            hint = "give either `messages`, or `prompt` and `completion`"
-            raise DataError(f"a row has no column {name!r} (it has: {known})", hint=hint)
-        if not isinstance(row[name], str):
-            raise DataError(f"the column {name!r} is {type(row[name]).__name__}, not text")
-    return Message("user", row["prompt"]), Message("assistant", row["completion"])
-
-
-def encode_rows(rows: Sequence[Mapping[str, Any]], agent: Agent) -> Rollouts:
-    """Tokens of demonstrations: what the assistant said is the target, all else is prompt.
-
-    A row that does not fit the model or teaches nothing, or whose turns the chat template rewrites, is a DataError.
+    A row that does not fit the layout or the model, that teaches nothing, or whose turns the chat template rewrites, is
+    a DataError.
     """
-    tokens, origins, tasks = list[list[int]](), list[list[Origin]](), list[Task]()
-    for row in rows:
-        messages = _messages(row)
-        pieces = list(_chat_pieces(messages, agent) if agent.tokenizer.chat_template else _pieces(messages, agent))
-        tokens.append([token for piece, _ in pieces for token in piece])
-        origins.append([origin for piece, origin in pieces for _ in piece])
-        _check(origins[-1], agent, place=" ".join(message.content for message in messages)[:60])
-        tasks.append(Task(id=str(row.get("id", len(tasks))), messages=messages[:-1]))
+    tokens, origins, tasks, groups = list[list[int]](), list[list[Origin]](), list[Task](), list[int]()
+    for group, row in enumerate(rows):
+        for example in layout(row):
+            pieces = list((_chat_pieces if agent.tokenizer.chat_template else _pieces)(example, agent))
+            tokens.append([token for piece, _ in pieces for token in piece])
+            origins.append([origin for piece, origin in pieces for _ in piece])
+            messages = example.messages
+            _check(origins[-1], agent, place=" ".join(message.content for message in messages)[:60])
+            tasks.append(Task(str(row.get("id", group)), messages[:-1], columns=example.columns))
+            groups.append(group)
     return Rollouts(
         tokens=Ragged.from_rows(tokens, dtype=torch.int64),
         origin=Ragged.from_rows(origins, dtype=torch.uint8),
-        groups=torch.arange(len(tokens)),
+        groups=torch.tensor(groups),
         tasks=Tasks(tasks),
         decode=agent.decode,
     )
 
 
-def _pieces(messages: Sequence[Message], agent: Agent) -> Iterator[tuple[list[int], Origin]]:
-    for index, message in enumerate(messages):
+def _pieces(example: Example, agent: Agent) -> Iterator[tuple[list[int], Origin]]:
+    for index, message in enumerate(example.messages):
         ids = list(agent.tokenizer(message.content, add_special_tokens=index == 0)["input_ids"])
-        is_target = message.role == "assistant"
-        yield ([*ids, agent.tokenizer.eos_token_id], Origin.SAMPLED) if is_target else (ids, Origin.PROMPT)
+        is_answer = message.role == "assistant"
+        is_target = is_answer and index >= example.first_target
+        yield [*ids, *[agent.tokenizer.eos_token_id] * is_answer], Origin.SAMPLED if is_target else Origin.PROMPT
 
 
-def _chat_pieces(messages: Sequence[Message], agent: Agent) -> Iterator[tuple[list[int], Origin]]:
-    done = ""
-    for index in [index for index, message in enumerate(messages) if message.role == "assistant"]:
+def _chat_pieces(example: Example, agent: Agent) -> Iterator[tuple[list[int], Origin]]:
+    messages, done = example.messages, ""
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    for index in [index for index in answers if index >= example.first_target]:
         before = agent.render_chat(messages[:index], answer=True)
         after = agent.render_chat(messages[: index + 1], answer=False)
         if not before.startswith(done) or not after.startswith(before):

@@ -29,6 +29,7 @@ class Run:
     compiled: Any = attrs.field(default=None, init=False)  #: what runs: its graph, its plan, its agents
     stop_reason: str | None = attrs.field(default=None, init=False)  #: set by :meth:`stop`
     _is_ours: bool = attrs.field(default=False, init=False)
+    _added: dict[str, float] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         try:
@@ -49,6 +50,15 @@ class Run:
     def stop(self, reason: str) -> None:
         """End the run after this step; it counts as done, not failed."""
         self.stop_reason = reason
+
+    def add_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Give numbers that are logged with the step's own; to be called from ``on_rollouts``."""
+        self._added.update(metrics)
+
+    def take_metrics(self) -> dict[str, float]:
+        """What has been added since it was last taken."""
+        added, self._added = self._added, {}
+        return added
 
     def rewind(self, step: int) -> None:
         """Forget what was written after ``step``, so that a resumed run leaves no line twice."""

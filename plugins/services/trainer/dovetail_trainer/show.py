@@ -37,11 +37,15 @@ def diff(before: Graph | Recipe | str, after: Graph | Recipe | str) -> Differenc
 
 
 def _node_changes(old: Node, new: Node) -> list[str]:
+    before, after = ({key: repr(value) for key, value in node.settings().items()} for node in (old, new))
+    lines = []
     if old.op.label != new.op.label:
         lines = [f"~ {new.name}: {old.op.label} -> {new.op.label}"]
-    else:
-        before, after = ({key: repr(value) for key, value in node.settings().items()} for node in (old, new))
-        lines = _changes(f"{new.name}.", before, after, missing="None")
+        before, after = (
+            {key: value for key, value in one.items() if key in other}
+            for one, other in ((before, after), (after, before))
+        )
+    lines += _changes(f"{new.name}.", before, after, missing="None")
     before, after = ({port: str(ref) for port, ref in node.inputs.items()} for node in (old, new))
     return lines + _changes(f"{new.name}.", before, after, missing="nothing")
 

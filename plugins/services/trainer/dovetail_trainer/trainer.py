@@ -8,6 +8,7 @@ import itertools
 import json
 import resource
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import attrs
 import structlog
 import torch
+from torch import Tensor
 
 from dovetail.agents.agent import Agent
 from dovetail.compiler.compile import compile
@@ -25,16 +27,18 @@ from dovetail.graph.types import AGENT, PROMPTS, ROLLOUTS
 from dovetail.messages import Task, Tasks
 from dovetail.parts import Part, check_options
 from dovetail.registry import as_part
-from dovetail.rollouts import Rollouts
+from dovetail.rollouts import Rollouts, Scores
 from dovetail.runtime.collect import Collected
-from dovetail.runtime.scoring import Offloader, PendingScores, episode_reward
+from dovetail.runtime.scoring import Offloader, PendingScores, driver_of
 from dovetail.settings import TrainSettings
 from dovetail_trainer import checkpoint
 from dovetail_trainer.config.build import describe_run
-from dovetail_trainer.data import Batches, DataSettings, encode_rows, read_rows
+from dovetail_trainer.data import Batches, encode_rows, read_rows
+from dovetail_trainer.layouts import layout_of
 from dovetail_trainer.lock import compare_lock, plugin_lock
 from dovetail_trainer.manager import PartManager
 from dovetail_trainer.run import Run
+from dovetail_trainer.settings import DataSettings
 
 EVALUATION_BATCH = 128
 log = structlog.get_logger()
@@ -121,8 +125,9 @@ class Trainer:
         if self._kind == ROLLOUTS:
             if self.data is None:
                 raise DataError(f"the recipe {self.recipe.name!r} reads rows", hint="pass data=<path to a JSONL file>")
-            self._encode = functools.partial(encode_rows, agent=self.policy)
-            return Batches(read_rows(self.data), size, seed, shuffle=self.data.shuffle, name=self.data.path)
+            layout = layout_of(self._input)
+            self._encode = functools.partial(encode_rows, agent=self.policy, layout=layout)
+            return Batches(read_rows(self.data, layout), size, seed, shuffle=self.data.shuffle, name=self.data.path)
         if self.prompts is not None:
             return Batches(self.prompts, size, seed, name="prompts")
         if self.environment is None or self._kind != PROMPTS:
@@ -171,7 +176,7 @@ class Trainer:
             error.where += (f"{path} (the samples, to score them again)",) if path else ()
             raise
         self._manager.broadcast("on_rollouts", run=run, rollouts=collected.rollouts)
-        metrics = self.compiled.learn(collected)
+        metrics = {**self.compiled.learn(collected), **run.take_metrics()}
         run.step += 1
         run.write_invalid(run.step, collected.rollouts)
         if self._kind == PROMPTS and self._is_due(settings.rollouts_every):
@@ -217,21 +222,20 @@ class Trainer:
         tasks = list(itertools.islice(environment.call("tasks", {"split": "test"}), settings.evaluate_tasks))
         if not tasks:
             raise DataError(f"the test split of the environment {environment.name!r} is empty")
-        greedy = attrs.evolve(settings.sampling, temperature=0.0)
-        reward = episode_reward(environment)
-        scores, lengths = [], []
+        scores, lengths = defaultdict[str, list[Scores]](list), list[Tensor]()
         with contextlib.closing(Offloader()) as offloader:
             for start in range(0, len(tasks), EVALUATION_BATCH):
                 chosen = Tasks(tasks[start : start + EVALUATION_BATCH])
-                prompts = self.policy.encode(chosen)
-                generated = self.policy.generate(prompts, 1, greedy, torch.zeros(len(chosen), dtype=torch.int64))
-                rollouts = Rollouts.single_turn(prompts, generated, chosen, decode=self.policy.decode)
-                scores.append(PendingScores(reward, rollouts, offloader, settings.reward_timeout).result())
-                lengths.append(generated.completions.lengths)
-        values, valid = torch.cat([s.values for s in scores]), torch.cat([s.valid for s in scores])
+                rollouts = play_greedily(self.policy, environment, chosen, settings, offloader)
+                lengths.append(rollouts.sampled.lengths)
+                for name, given in rollouts.rewards.items():
+                    scores[name].append(given)
+        means = {
+            name if name == "reward" else f"reward/{name}": _mean_of_valid(given) for name, given in scores.items()
+        }
         return {
-            "eval/reward": values[valid].mean().item(),
-            "eval/invalid": 1 - valid.float().mean().item(),
+            **{f"eval/{name}": mean for name, mean in means.items()},
+            "eval/invalid": 1 - torch.cat([given.valid for given in scores["reward"]]).float().mean().item(),
             "eval/completion_length": torch.cat(lengths).float().mean().item(),
             "time/eval": time.perf_counter() - started,
         }
@@ -294,11 +298,31 @@ class Trainer:
 
 
 def _references(graph: Graph, policy: Agent, given: Mapping[str, Agent]) -> dict[str, Agent]:
-    """A frozen policy for each agent that was not given and that only log-probs are taken of."""
+    """A frozen policy for each agent that was not given and that is called ``ref_…``, or only log-probs are taken of."""
     types = graph.input_types().items()
     missing = [name for name, kind in types if kind == AGENT and name != "policy" and name not in given]
     readers = {name: {node.op.name for node, _, _ in graph.readers(name)} for name in missing}
-    return {name: policy.frozen() for name in missing if readers[name] <= {"logprobs"}}
+    return {name: policy.frozen() for name in missing if name.startswith("ref_") or readers[name] <= {"logprobs"}}
+
+
+def play_greedily(
+    policy: Agent, environment: Part, tasks: Tasks, settings: TrainSettings, offloader: Offloader
+) -> Rollouts:
+    """The likeliest answer to each task, or the likeliest episode; the total is the reward ``reward``."""
+    greedy, driver = attrs.evolve(settings.sampling, temperature=0.0), driver_of(environment, settings)
+    if driver.many_turns:
+        rollouts: Rollouts = driver.play(policy, tasks, 1, greedy, settings.seed, offloader)["out"]
+    else:
+        prompts = policy.encode(tasks)
+        generated = policy.generate(prompts, 1, greedy, torch.zeros(len(tasks), dtype=torch.int64))
+        rollouts = Rollouts.single_turn(prompts, generated, tasks, decode=policy.decode)
+    total = PendingScores(driver.reward(), rollouts, offloader, settings.reward_timeout).result()
+    parts = {name: scores for name, scores in rollouts.rewards.items() if name != environment.label}
+    return attrs.evolve(rollouts, rewards={"reward": total, **parts})
+
+
+def _mean_of_valid(given: Sequence[Scores]) -> float:
+    return torch.cat([scores.values[scores.valid] for scores in given]).mean().item()
 
 
 def _weights(graph: Graph) -> list[Part]:

@@ -14,7 +14,8 @@ from dovetail.registry import registry
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", help=f"one of {', '.join(KINDS)}; the singular does too")
-    parser.add_argument("name")
+    parser.add_argument("name", nargs="?", help="left out, it lists what there is")
+    parser.add_argument("--preset", help="of a recipe: another system's defaults, beside ours and those of the others")
     parser.add_argument("--json", action="store_true", help="machine-readable")
 
 
@@ -24,18 +25,38 @@ def run(arguments: argparse.Namespace) -> int:
     kind = kinds.get(arguments.kind)
     if kind is None:
         raise UserError(f"no kind of part is called {arguments.kind!r}", hint=did_you_mean(arguments.kind, KINDS))
-    target, provenance = registry(kind).target(arguments.name)
+    if arguments.name is None:
+        print("\n".join(registry(kind)))
+        return 0
+    name = f"{arguments.name}-{arguments.preset}" if arguments.preset else arguments.name
+    target, provenance = registry(kind).target(name)
     methods = {hook: getattr(target, hook, None) if inspect.isclass(target) else target for hook in HOOKS_BY_KIND[kind]}
     described = {
         "kind": kind,
-        "name": arguments.name,
+        "name": name,
         "from": str(provenance),
         "about": inspect.getdoc(target) or "",
         "options": [_option(option) for option in options_of(target)],
+        "formula": _formulas(target) if kind == "recipes" else {},
+        "differences": _differences(arguments.name, name) if arguments.preset else {},
         "needs": {hook: _arguments(method) for hook, method in methods.items() if method is not None},
     }
     print(json.dumps(described, indent=2) if arguments.json else _text(described))
     return 0
+
+
+def _formulas(recipe: Any) -> dict[str, str]:
+    """What the parts of a recipe compute, of those that tell it: by node, in words and symbols."""
+    parts = {node.name: node.op.part.instance for node in recipe.trace() if node.op.part}
+    return {name: part.formula() for name, part in parts.items() if hasattr(part, "formula")}
+
+
+def _differences(base: str, chosen: str) -> dict[str, list[str]]:
+    """What a preset changes of its base, and of each other preset."""
+    from dovetail_trainer.show import diff
+
+    others = [name for name in registry("recipes") if name.startswith(f"{base}-") and name != chosen]
+    return {other: list(diff(other, chosen)) for other in (base, *others)}
 
 
 def type_text(kind: Any) -> str:
@@ -58,6 +79,10 @@ def _arguments(method: Any) -> list[str]:
 def _text(described: dict[str, Any]) -> str:
     lines = [f"{described['kind']}/{described['name']}  from {described['from']}", ""]
     lines += [described["about"].partition("\nArgs:")[0].strip()]
+    for node, formula in described["formula"].items():
+        lines += ["", f"{node}:", *(f"  {line}" for line in formula.splitlines())]
+    for other, changes in described["differences"].items():
+        lines += ["", f"changed from {other}:", *(f"  {line}" for line in changes or ["no difference"])]
     if described["options"]:
         lines += ["", "options:"]
     for option in described["options"]:

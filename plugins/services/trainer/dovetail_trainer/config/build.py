@@ -56,7 +56,7 @@ def _build_agent(config: AgentConfig) -> Agent:
 def describe_run(trainer: Trainer) -> dict[str, Any]:
     """The configuration that builds this trainer again, as plain data for its folder."""
     described = {
-        "algorithm": {"use": trainer.recipe.name, **trainer.recipe.settings()},
+        "algorithm": {"use": _registered(trainer.recipe.name), **trainer.recipe.settings()},
         "policy": _describe_agent(trainer.policy),
         "agents": {name: _describe_agent(agent) for name, agent in trainer.given_agents.items()},
         "environment": _describe_part(trainer.environment) if trainer.environment else None,
@@ -67,6 +67,12 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         **attrs.asdict(trainer.settings, recurse=False),
     }
     return {key: plain for key, value in described.items() if (plain := _plain(value)) not in (None, [], {})}
+
+
+def _registered(recipe: str) -> str:
+    """How a recipe is registered: a function's name has no hyphens."""
+    hyphenated = recipe.replace("_", "-")
+    return hyphenated if hyphenated in registry("recipes") and recipe not in registry("recipes") else recipe
 
 
 def _describe_part(part: Part) -> dict[str, Any]:

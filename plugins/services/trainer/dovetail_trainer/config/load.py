@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.errors import ConfigError, UserError
+from dovetail_trainer.config.schema import Locate, RunConfig, parse_path, read_mapping, show
 from dovetail_trainer.config.schema import Path as ConfigPath
-from dovetail_trainer.config.schema import RunConfig, parse_path, read_mapping, show
 
 _YAML = (".yaml", ".yml")
 
@@ -24,6 +24,11 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         ConfigError: With every mistake, its path and its line.
         UserError: The file cannot be read.
     """
+    return read_mapping(*read_file(path, overrides), Path(path).parent)
+
+
+def read_file(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Any, Locate]:
+    """What a file says, overrides included and unchecked, and a function from a path in it to its place."""
     file = Path(path)
     raw, text = _read(file)
     line_of = _marked_line if file.suffix.lower() in _YAML else _searched_line
@@ -37,7 +42,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         causes = [override for at, override in overridden.items() if path[: len(at)] == at]
         return causes[-1] if causes else f"{file.name}:{line_of(text, path)}"
 
-    return read_mapping(raw, place)
+    return raw, place
 
 
 def parse_override(text: str) -> tuple[ConfigPath, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import attrs
@@ -14,7 +15,8 @@ from dovetail.parts import check_options
 from dovetail.registry import registry
 from dovetail.settings import LoraSettings, OptimizerSettings, TinySettings, TrainSettings
 from dovetail.structure import converter, explain
-from dovetail_trainer.data import DataSettings
+from dovetail_trainer.config.own_code import is_own_code, register
+from dovetail_trainer.settings import DataSettings
 
 Path = tuple[str | int, ...]
 Locate = Callable[[Path], str]
@@ -77,16 +79,32 @@ class RunConfig:
     settings: TrainSettings = attrs.field(factory=TrainSettings)
 
 
-def read_mapping(raw: Any, locate: Locate = lambda _: "") -> RunConfig:
-    """Check a configuration; ``locate`` tells the place of a path, such as ``run.yaml:12``, for the ConfigError."""
-    return _Reader(locate).read(raw)
+def read_mapping(raw: Any, locate: Locate = lambda _: "", folder: FilePath = FilePath()) -> RunConfig:
+    """Check a configuration; ``locate`` tells the place of a path, such as ``run.yaml:12``, for the ConfigError.
+
+    Files of own code are relative to ``folder``.
+    """
+    return _Reader(locate, folder).read(raw)
+
+
+def _refused(target: Any, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Pairs of option and message for values that a field's own validator refuses."""
+    for field in attrs.fields(target) if attrs.has(target) else ():
+        if field.validator is not None and field.alias in options:
+            try:
+                value = options[field.alias]
+                field.validator(None, field, field.converter(value) if callable(field.converter) else value)
+            except (ValueError, TypeError) as error:
+                yield str(field.alias), str(error.args[0])
+            except AttributeError:  # it looks at other fields too, and speaks when the part is made
+                continue
 
 
 class _Reader:
     """Reads plain data and collects what is wrong with it; the reader of a word takes its value and its path."""
 
-    def __init__(self, locate: Locate) -> None:
-        self._locate = locate
+    def __init__(self, locate: Locate, folder: FilePath) -> None:
+        self._locate, self._folder = locate, folder
         self._mistakes: list[str] = []
         self._words: dict[str, Callable[[Any, Path], Any]] = {
             "algorithm": partial(self._part, "recipes"),
@@ -149,11 +167,19 @@ class _Reader:
         if not isinstance(raw, Mapping) or not isinstance(raw.get("use"), str):
             self._mistake("a part is written {use: <name>, …options} or as its name", path)
             return None
+        if kind == "recipes" and isinstance(preset := raw.get("preset"), str):
+            raw = {**raw, "use": f"{raw['use']}-{preset}"}
+            del raw["preset"]
         words = ("use", "weight", "name", *(["process"] if kind == "rewards" else []))
         own = {key: raw[key] for key in words if key in raw}
         options = {str(key): value for key, value in raw.items() if key not in own}
         try:
-            for name, text in check_options(registry(kind).target(raw["use"])[0], options)[0]:
+            if is_own_code(raw["use"]):
+                own["use"], short = register(kind, raw["use"], self._folder)
+                own.setdefault("name", short)
+            target = registry(kind).target(own["use"])[0]
+            mistakes, checked = check_options(target, options)
+            for name, text in [*mistakes, *_refused(target, checked)]:
                 if text.startswith("unknown"):
                     self._mistake(text, path, name)
                 else:

@@ -1,0 +1,1 @@
+"""GRPO whose clip bounds the weight and keeps the gradient."""

@@ -1,0 +1,1 @@
+"""GRPO without its biases: no standard deviation, one denominator."""

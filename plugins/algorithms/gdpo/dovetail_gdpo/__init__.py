@@ -1,0 +1,1 @@
+"""GRPO that normalises each reward by itself."""

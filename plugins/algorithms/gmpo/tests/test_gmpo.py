@@ -1,0 +1,50 @@
+"""The geometric mean of ratios."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dovetail import losses, recipes
+from dovetail.errors import OptionError, RecipeError
+from dovetail.runtime.reduce import StepCounts
+from dovetail.testing import part_checks, tiny_rollouts
+from dovetail_testing.loss_checks import inputs, loss_and_gradients
+
+OPTIONS = [{}, {"clip": 0.1}]
+CHECKS = [
+    *(check for options in OPTIONS for check in part_checks("losses", "gmpo", options=options)),
+    *part_checks("recipes", "gmpo"),
+]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=str)
+def test_conformance(check):
+    """Every part keeps what its kind promises, whatever its options."""
+    check()
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_on_policy_the_gradient_is_reinforce(options):
+    """At old = logprobs the loss pushes by -advantage, averaged in its own way."""
+    rollouts = tiny_rollouts()
+    given = inputs(rollouts)
+    credit = rollouts.sampled.spread(given["advantages"].mean())
+    on_policy = {**given, "advantages": credit, "logprobs": given["old_logprobs"]}
+    part = losses["gmpo"](**options)
+    weights = StepCounts(rollouts.sampled.lengths, rollouts.groups).row_weights(part.instance.reduction, None)
+    found = loss_and_gradients(part, rollouts, on_policy)[1]["logprobs"]
+    torch.testing.assert_close(found.values, -(credit * credit.spread(weights)).values)
+
+
+def test_what_the_new_loss_does_not_have_is_refused():
+    """An option of the clipped loss that would do nothing is no silent one."""
+    with pytest.raises(RecipeError, match="gmpo has no option 'dual_clip'"):
+        recipes["gmpo"](dual_clip=3.0).trace()
+
+
+@pytest.mark.parametrize(("options", "told"), [({"clip": 0.0}, "'clip' must be > 0")])
+def test_options_that_do_not_fit_are_refused(options, told):
+    """The error names the part and the option."""
+    with pytest.raises(OptionError, match=rf"losses part 'gmpo'.*{told}"):
+        losses["gmpo"](**options)

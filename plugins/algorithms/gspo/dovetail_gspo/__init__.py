@@ -1,0 +1,1 @@
+"""GRPO on the ratio of whole sequences."""

@@ -1,0 +1,1 @@
+"""Online mirror descent as in Kimi k1.5."""

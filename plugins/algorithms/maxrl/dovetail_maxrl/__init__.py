@@ -1,0 +1,1 @@
+"""Maximum-likelihood credit for verifiable rewards."""

@@ -1,0 +1,1 @@
+"""GRPO with a soft gate in the place of the clip."""

@@ -1,0 +1,1 @@
+"""Plays episodes: many in flight over one generator, tokens in and tokens out, rewards by turn."""

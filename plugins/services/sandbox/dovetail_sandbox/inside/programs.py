@@ -1,0 +1,129 @@
+"""What a confined process does: run a program, answer calls of a solution's functions, or test a solution."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import linecache
+import os
+import random
+import sys
+import threading
+import traceback
+from types import CodeType, ModuleType
+from typing import Any
+
+from dovetail_sandbox.inside import tester
+from dovetail_sandbox.inside.values import decode, encode
+
+CHANNEL, NOTE = 3, 4  # descriptors: to the other process of a test, and to the monitor
+OUT_OF_MEMORY = 86  # exit code of a MemoryError that nobody caught; whoever uses it himself fails all the same
+
+
+def work(request: dict[str, Any]) -> int:
+    """Do what the request says, in a process that has already given up its rights. Returns the exit code."""
+    random.seed(request["seed"])
+    os.write(NOTE, b"loading\n")
+    if request["mode"] == "test":
+        os.write(NOTE, b"started\n" + json.dumps(tester.test(request, CHANNEL)).encode() + b"\n")
+        return 0
+    name = "__main__" if request["mode"] == "program" else "solution"
+    code = _compiled(request["source"], f"{name.strip('_')}.py")
+    # From here on the monitor cannot be told anything: what follows is not ours.
+    os.write(NOTE, b"started\n" if code else b"syntax\n")
+    os.close(NOTE)
+    if code is None:
+        return 1
+    sys.argv = [code.co_filename]
+    module = sys.modules[name] = ModuleType(name)
+    status = _execute(code, module)
+    if status == 0 and request["mode"] == "serve":
+        _answer_calls(module, CHANNEL)
+        return 0  # the tests are over; threads that still run hold up nobody
+    return _finish(status)
+
+
+def _compiled(source: str, name: str) -> CodeType | None:
+    try:
+        code = compile(source, name, "exec")
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
+        traceback.print_exc(limit=0)
+        sys.stderr.flush()
+        return None
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    return code
+
+
+def _execute(code: CodeType, module: ModuleType) -> int:
+    try:
+        exec(code, module.__dict__)
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return (stop.code or 0) & 255
+        print(stop.code, file=sys.stderr)
+        return 1
+    except MemoryError:
+        return OUT_OF_MEMORY
+    except BaseException as error:
+        _print_from(error, code.co_filename)
+        return 1
+    return 0
+
+
+def _print_from(error: BaseException, name: str) -> None:
+    """The traceback without our own frames."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != name:
+        trace = trace.tb_next
+    traceback.print_exception(type(error), error, trace, limit=-10)
+
+
+def _finish(status: int) -> int:
+    """As the interpreter does at its end: wait for threads, run what was left for the exit, flush."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except MemoryError:
+        return status or OUT_OF_MEMORY
+    except BaseException:
+        return status or 1
+    return status
+
+
+def _answer_calls(module: ModuleType, descriptor: int) -> None:
+    """One JSON line for each call; the other side judges what comes back."""
+    with os.fdopen(descriptor, "r+b", buffering=0, closefd=False) as channel, open(descriptor, "rb") as calls:
+        channel.write(b"{}\n")
+        for line in calls:
+            reply = _called(module, json.loads(line)) + b"\n"
+            while reply:
+                reply = reply[channel.write(reply) :]
+
+
+def _called(module: ModuleType, call: dict[str, Any]) -> bytes:
+    try:
+        if not hasattr(module, call["name"]):
+            raise NameError(f"name {call['name']!r} is not defined")
+        value = getattr(module, call["name"])(*decode(call["arguments"]), **decode(call["keywords"]))
+        return json.dumps({"value": encode(value)}).encode()
+    except BaseException as error:
+        return json.dumps({"error": type(error).__name__, "message": _message(error)}).encode()
+
+
+def _message(error: BaseException) -> str:
+    """What it says and where, in the solution's own words."""
+    try:
+        lines = [step.tb_lineno for step in _steps(error) if step.tb_frame.f_code.co_filename == "solution.py"]
+        return str(error)[:200] + (f" (line {lines[-1]})" if lines else "")
+    except BaseException:
+        return ""
+
+
+def _steps(error: BaseException) -> list[Any]:
+    steps, trace = [], error.__traceback__
+    while trace is not None:
+        steps.append(trace)
+        trace = trace.tb_next
+    return steps

@@ -21,7 +21,8 @@ DEFAULT_ADVANTAGES = "group"
 
 
 def generate(policy: Handle, prompts: Handle, *, samples: int = 1, name: str | None = None, **sampling: Any) -> Handle:
-    """Sample a group of completions for each prompt; fields of :class:`~dovetail.Sampling` override the run's."""
+    """Sample ``samples`` completions for each prompt; fields of :class:`~dovetail.Sampling` override the run's. A trainer
+    replaces groups that teach nothing by further prompts, drawing at most ``draws`` batches in all (default 1)."""
     return _sampler(GENERATE, policy, prompts, name, {"samples": samples, **sampling})
 
 

@@ -31,7 +31,7 @@ from dovetail.rollouts import Scores
 from dovetail.runtime.collect import Collected
 from dovetail.runtime.scoring import Offloader
 from dovetail.settings import TrainSettings
-from dovetail_trainer import checkpoint
+from dovetail_trainer import checkpoint, refill
 from dovetail_trainer.config.build import describe_run
 from dovetail_trainer.data import Batches, encode_rows, read_rows
 from dovetail_trainer.layouts import layout_of
@@ -101,6 +101,7 @@ class Trainer:
         self.compiled = compile(self.recipe, rewards=self.rewards, environment=self.environment, **bound)
         for warning in self.compiled.warnings:
             log.warning(warning)
+        refill.draws_of(self.compiled)  # what cannot be drawn again is told now
         self._batches = self._make_batches()
         run_dir = run_dir or f"runs/{self.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.run = Run(Path(run_dir), self.recipe.name)
@@ -170,7 +171,7 @@ class Trainer:
         run, settings, started = self.run, self.settings, time.perf_counter()
         self.compiled.seed_step(run.step)
         try:
-            collected = self.compiled.collect(**{self._input: self._encode(self._batches(run.step))})
+            collected, drawn = refill.collect(self.compiled, self._data, run.step)
         except TooManyInvalid as error:
             invalid = getattr(error, "collected", None)
             path = run.write_invalid(run.step + 1, invalid.rollouts) if invalid is not None else None
@@ -179,7 +180,7 @@ class Trainer:
         self._manager.broadcast("on_rollouts", run=run, rollouts=collected.rollouts)
         metrics = {**self.compiled.learn(collected), **run.take_metrics()}
         run.step += 1
-        run.write_invalid(run.step, collected.rollouts)
+        run.write_invalid(run.step, drawn)
         if self._kind == PROMPTS and self._is_due(settings.rollouts_every):
             self._write_rollouts(collected)
         if self._is_due(settings.evaluate_every):
@@ -190,6 +191,10 @@ class Trainer:
         if self._is_due(settings.checkpoint_every):
             self.checkpoint()
         return metrics
+
+    def _data(self, batch: int) -> dict[str, Any]:
+        """What a batch of the data is to the recipe."""
+        return {self._input: self._encode(self._batches(batch))}
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.run.step % every == 0

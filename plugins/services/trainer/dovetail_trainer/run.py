@@ -13,6 +13,7 @@ import attrs
 from dovetail.errors import UserError
 from dovetail.ragged import Ragged
 from dovetail.rollouts import Rollouts, Scores
+from dovetail_trainer.adjust import adjust, option
 from dovetail_trainer.samples import number, sample_rows
 
 TIMING = ("time/", "tokens_per_second", "rss_mb")
@@ -26,7 +27,9 @@ class Run:
     name: str  #: of the recipe
     step: int = attrs.field(default=0, init=False)  #: steps done
     steps: int = attrs.field(default=0, init=False)  #: steps planned
-    compiled: Any = attrs.field(default=None, init=False)  #: what runs: its graph, its plan, its agents
+    compiled: Any = attrs.field(default=None, init=False)  #: what runs: its graph, its plan
+    agents: Mapping[str, Any] = attrs.field(factory=dict, init=False)  #: by input name
+    batches: Any = attrs.field(default=None, init=False)  #: the tasks or rows, and how each step draws from them
     stop_reason: str | None = attrs.field(default=None, init=False)  #: set by :meth:`stop`
     _is_ours: bool = attrs.field(default=False, init=False)
     _added: dict[str, float] = attrs.field(factory=dict, init=False)
@@ -59,6 +62,18 @@ class Run:
         """What has been added since it was last taken."""
         added, self._added = self._added, {}
         return added
+
+    def option(self, node: str, name: str) -> Any:
+        """The value of an option of a node of the recipe, such as ``("advantages", "kl_coef")``."""
+        return option(self.compiled, node, name)
+
+    def adjust(self, node: str, **options: Any) -> None:
+        """Set options of a node from the next step on, such as a coefficient, or the temperature of ``completions``.
+
+        What was set is not part of a checkpoint: a part that adjusts has a ``state_dict``, and adjusts again in
+        ``on_run_start``. A RecipeError tells what cannot be changed while a run is under way.
+        """
+        adjust(self.compiled, node, **options)
 
     def rewind(self, step: int) -> None:
         """Forget what was written after ``step``, so that a resumed run leaves no line twice."""

@@ -32,6 +32,7 @@ from dovetail.runtime.collect import Collected
 from dovetail.runtime.scoring import Offloader
 from dovetail.settings import TrainSettings
 from dovetail_trainer import checkpoint, refill
+from dovetail_trainer.agents import check_tokenizers, complete_agents
 from dovetail_trainer.config.build import describe_run
 from dovetail_trainer.data import Batches, encode_rows, read_rows
 from dovetail_trainer.layouts import layout_of
@@ -52,7 +53,7 @@ class Trainer:
         recipe: A recipe, or its name.
         policy: The agent that learns.
         agents: Further agents by input name, such as ``value_model``. A reference that is not given is the policy as it
-            was at the start.
+            was at the start, a value model the policy itself, if it has a value head.
         environment: Gives tasks, and scores completions.
         prompts: Tasks or texts, instead of an environment.
         data: Rows of an offline recipe: a path, or settings.
@@ -93,10 +94,8 @@ class Trainer:
         self.prompts = None if prompts is None else [Task.of(text, id=str(row)) for row, text in enumerate(prompts)]
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
-        policy.trainable = True
         self.given_agents = dict(agents or {})
-        references = _references(self.recipe.trace(), policy, self.given_agents)
-        self.agents = {**references, **self.given_agents, "policy": policy}
+        self.agents = complete_agents(self.recipe.trace(), policy, self.given_agents)
         bound: dict[str, Any] = {**self.agents, "settings": self.settings}
         self.compiled = compile(self.recipe, rewards=self.rewards, environment=self.environment, **bound)
         for warning in self.compiled.warnings:
@@ -105,7 +104,7 @@ class Trainer:
         self._batches = self._make_batches()
         run_dir = run_dir or f"runs/{self.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.run = Run(Path(run_dir), self.recipe.name)
-        self.run.compiled = self.compiled
+        self.run.compiled, self.run.agents, self.run.batches = self.compiled, self.agents, self._batches
         named = [*filter(None, [self.environment]), *self.rewards, *self.loggers, *self.extensions]
         graph_parts = [node.op.part for node in self.compiled.graph if node.op.part and node.op.name != "reward"]
         samples = self.environment is not None or any(node.op.name == "generate" for node in self.compiled.graph)
@@ -143,6 +142,7 @@ class Trainer:
         Whatever error ends the run, its folder holds everything up to the last checkpoint.
         """
         run, outcome, metrics = self.run, "done", dict[str, float]()
+        check_tokenizers(self.compiled.graph, self.agents, self.given_agents)
         run.claim()
         run.steps = steps
         lock, config = plugin_lock(self.parts), {**describe_run(self), "steps": steps}
@@ -304,12 +304,6 @@ class Trainer:
         self.run.rewind(self._saved_step)
 
 
-def _references(graph: Graph, policy: Agent, given: Mapping[str, Agent]) -> dict[str, Agent]:
-    """A frozen policy for each agent that was not given and that is called ``ref_…``, or only log-probs are taken of."""
-    types = graph.input_types().items()
-    missing = [name for name, kind in types if kind == AGENT and name != "policy" and name not in given]
-    readers = {name: {node.op.name for node, _, _ in graph.readers(name)} for name in missing}
-    return {name: policy.frozen() for name in missing if name.startswith("ref_") or readers[name] <= {"logprobs"}}
 
 
 def _mean_of_valid(given: Sequence[Scores]) -> float:

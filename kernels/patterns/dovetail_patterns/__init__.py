@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from dovetail import Ragged
 
 
-def plain(completions: list[int], pieces: list[bytes], expression: re.Pattern[bytes], per_hit: float, cap: int) -> float:
+def plain(
+    completions: list[int], pieces: list[bytes], expression: re.Pattern[bytes], per_hit: float, cap: int
+) -> float:
     """The score of one row in plain Python."""
     text = b"".join([pieces[token] for token in completions if token < len(pieces)])
     hits = 0

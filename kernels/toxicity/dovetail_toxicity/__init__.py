@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from dovetail import Ragged
 
 
-def plain(completions: list[int], folded: list[bytes], expression: re.Pattern[bytes], per_hit: float, cap: int) -> float:
+def plain(
+    completions: list[int], folded: list[bytes], expression: re.Pattern[bytes], per_hit: float, cap: int
+) -> float:
     """The score of one row in plain Python."""
     text = b"".join([folded[token] for token in completions if token < len(folded)])
     hits = 0

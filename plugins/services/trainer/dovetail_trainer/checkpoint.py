@@ -80,7 +80,7 @@ def agent_files(agents: Mapping[str, Agent]) -> dict[str, Any]:
 
 def _learners(agents: Mapping[str, Agent]) -> dict[str, Agent]:
     """Those that learn, each by the first of its names."""
-    first = {id(agent): name for name, agent in reversed(agents.items()) if agent.trainable}
+    first = {id(agent): name for name, agent in reversed(list(agents.items())) if agent.trainable}
     return {name: agent for name, agent in agents.items() if first.get(id(agent)) == name}
 
 

@@ -304,8 +304,6 @@ class Trainer:
         self.run.rewind(self._saved_step)
 
 
-
-
 def _mean_of_valid(given: Sequence[Scores]) -> float:
     return torch.cat([scores.values[scores.valid] for scores in given]).mean().item()
 

@@ -59,13 +59,17 @@ def stages(folder: Path, seed: int, *, quiet: bool = False) -> tuple[Stage, Stag
         seed: Of both runs and of the weights.
         quiet: Without progress.
     """
+    return warm_up(folder, seed, quiet=quiet), train(folder / "grpo.yaml", seed, ["loggers=[]"] if quiet else [])
+
+
+def warm_up(folder: Path, seed: int, *, quiet: bool = False) -> Stage:
+    """The first run alone; the second one's configuration lies ready in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("warmup.yaml", "grpo.yaml"):
         shutil.copy(str(files("dovetail_quickstart") / name), folder / name)
     silence = ["loggers=[]"] if quiet else []
     place_paths(folder)
-    warmup = train(folder / "warmup.yaml", seed, [f"policy.tiny.seed={seed}", *silence])
-    return warmup, train(folder / "grpo.yaml", seed, silence)
+    return train(folder / "warmup.yaml", seed, [f"policy.tiny.seed={seed}", *silence])
 
 
 def place_paths(folder: Path) -> None:

@@ -32,7 +32,7 @@ SECTIONS: dict[str, tuple[str, type]] = {
     "`data`": ("For recipes that read rows, such as `sft`. A string is the path.", DataSettings),
 }
 TOP = {
-    "algorithm": "the recipe and its options: `{use: grpo, group_size: 8}`",
+    "algorithm": "the recipe and its options: `{use: grpo, group_size: 8}`; `preset: verl` takes another system's defaults",
     "policy": "the agent that learns",
     "steps": "how many steps the run takes",
     "agents": "further agents by input name, such as `value_model`; a reference that is not given is the policy at the start",

@@ -319,3 +319,33 @@ def test_sources_of_plugins_installed_beside_the_core_are_the_users(tmp_path):
     exec(compile(text, dt.__file__.replace("dovetail/__init__", "dovetail_beside/recipe"), "exec"), names)
     with pytest.raises(RecipeError, match=r"dovetail_beside/recipe\.py:4"):
         names["beside"].trace()
+
+
+def test_another_part_takes_the_place_of_one(register):
+    """Wires stay, options that both parts have stay, and what was set and has no place is refused."""
+
+    @attrs.frozen
+    class Gentle:
+        clip: float = 0.5
+        beta: float = 0.0
+
+        @dt.hookimpl
+        def loss_terms(self, advantages, logprobs):
+            return dt.LossTerms(-(advantages * logprobs))
+
+    register("losses", "gentle", Gentle)
+
+    @dt.algorithm(using=grpo)
+    def gentle(graph, *, clip=None):
+        graph.set("clipped_loss", use="gentle", **({} if clip is None else {"clip": clip}))
+
+    node = gentle(beta=0.1).trace()["clipped_loss"]
+    assert (node.op.label, node.settings()) == ("loss gentle", {"clip": 0.2, "beta": 0.1})
+    assert {port: str(ref) for port, ref in node.inputs.items()} == {
+        "advantages": "advantages", "logprobs": "policy_logprobs",
+    }  # fmt: skip
+    assert gentle(clip=0.7).trace()["clipped_loss"].settings()["clip"] == 0.7
+    assert "~ clipped_loss: loss clipped -> loss gentle" in dt.diff(grpo, gentle)
+    assert "~ clipped_loss.clip: 0.2 -> 0.7" in dt.diff(grpo, gentle(clip=0.7))
+    with pytest.raises(RecipeError, match="gentle has no option 'clip_high'"):
+        gentle(clip_high=0.3).trace()

@@ -33,11 +33,13 @@ class Case:
         part: Kind, name and options.
         peer: A distribution, whose own code runs, or the source of a float64 reference, as the page shows it.
         run: Both sides on a random ragged batch.
+        dtypes: In which the peer computes.
     """
 
     part: str
     peer: str
     run: Run
+    dtypes: tuple[torch.dtype, ...] = tuple(TOLERANCES)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -55,11 +57,11 @@ class Case:
 CASES: list[Case] = []
 
 
-def case(part: str, peer: str) -> Callable[[Run], Run]:
+def case(part: str, peer: str, dtypes: tuple[torch.dtype, ...] = tuple(TOLERANCES)) -> Callable[[Run], Run]:
     """Add a case: its function takes a seed and a dtype, and gives ``(ours, theirs)``."""
 
     def add(run: Run) -> Run:
-        CASES.append(Case(part, peer, run))
+        CASES.append(Case(part, peer, run, dtypes))
         return run
 
     return add
@@ -99,14 +101,19 @@ def written() -> str:
         "",
         "Each loss and estimator beside an implementation that is not ours, on random ragged batches: the largest relative",
         "error of the value and of the gradient, as a bound. A peer with a version runs its own code; a paper is a plain",
-        "float64 reference in `tests/parity`, written from it. An estimator has no gradient. Written by",
+        "float64 reference in `tests/parity`, written from it. An estimator has no gradient. A dash: the peer does",
+        "not compute in that precision. Written by",
         "`python tests/parity/parity.py`; a test holds every row to 1e-5 in float32 and 1e-9 in float64.",
         "",
         "| part | peer | value, float32 | gradient, float32 | value, float64 | gradient, float64 |",
         "|---|---|---|---|---|---|",
     ]
     for each in all_cases():
-        bounds = [_bound(error) for dtype in TOLERANCES for error in each.errors(dtype)]
+        bounds = [
+            _bound(error) if dtype in each.dtypes else "–"
+            for dtype in TOLERANCES
+            for error in (each.errors(dtype) if dtype in each.dtypes else (0.0, 0.0))
+        ]
         part, peer = each.key
         lines.append(f"| `{part}` | {peer} | {' | '.join(bounds)} |")
     return "\n".join(lines) + "\n"

@@ -11,6 +11,10 @@ from dovetail.errors import UserError, did_you_mean
 from dovetail.parts import HOOKS_BY_KIND, KINDS, Option, options_of
 from dovetail.registry import registry
 
+LEGEND = (
+    "R reward, A advantage; lp, old, ref, sampled: log-probs now, before the batch, of the reference, of the sampler"
+)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", help=f"one of {', '.join(KINDS)}; the singular does too")
@@ -81,6 +85,8 @@ def _text(described: dict[str, Any]) -> str:
     lines += [described["about"].partition("\nArgs:")[0].strip()]
     for node, formula in described["formula"].items():
         lines += ["", f"{node}:", *(f"  {line}" for line in formula.splitlines())]
+    if described["formula"]:
+        lines += ["", LEGEND]
     for other, changes in described["differences"].items():
         lines += ["", f"changed from {other}:", *(f"  {line}" for line in changes or ["no difference"])]
     if described["options"]:

@@ -81,7 +81,8 @@ def _rows(values: Sequence[Any], rows: Sequence[Tensor]) -> Any:
     first, count = values[0], len(rows[0])
     if isinstance(first, Mapping):
         return {key: _rows([value[key] for value in values], rows) for key in first}
-    if not isinstance(first, Rollouts | Ragged | Scores | Tensor) or len(first) != count:
+    has_rows = isinstance(first, Rollouts | Ragged | Scores) or (isinstance(first, Tensor) and first.ndim > 0)
+    if not has_rows or len(first) != count:
         return first
     if isinstance(first, Tensor):
         return torch.cat([value[taken] for value, taken in zip(values, rows, strict=True)])

@@ -14,15 +14,18 @@ from torch import Tensor
 
 from dovetail.compiler.compile import Compiled
 from dovetail.errors import RecipeError
+from dovetail.graph.ops import SAMPLERS
 from dovetail.messages import Tasks
 from dovetail.ragged import Ragged
 from dovetail.rollouts import Rollouts, Scores
 from dovetail.runtime.collect import Collected
 
+SEED_STRIDE = 99_999_989  # between the draws of a step, far above the number of steps
+
 
 def draws_of(compiled: Compiled) -> int:
     """Batches of prompts that a step may draw, as the recipe's ``generate`` says; a RecipeError if it has several."""
-    generators = [node for node in compiled.graph if node.op.name == "generate"]
+    generators = [node for node in compiled.graph if node.op in SAMPLERS]
     draws = max((node.options.get("draws", 1) for node in generators), default=1)
     if draws > 1 and len(generators) > 1:
         where = [line for node in generators for line in node.where(node.name)]
@@ -44,7 +47,7 @@ def collect(compiled: Compiled, data: Callable[[int], Mapping[str, Any]], step: 
         return first, first.rollouts
     wanted, pieces, kept = len(torch.unique(first.rollouts.groups)), [first], [_teaching(first)]
     while sum(map(len, kept)) < wanted and len(pieces) < draws:
-        seed = first.seed + (len(pieces) << 40)
+        seed = first.seed + SEED_STRIDE * len(pieces)
         pieces.append(compiled.collect(seed=seed, **data(step * draws + len(pieces))))
         kept.append(_teaching(pieces[-1])[: wanted - sum(map(len, kept))])
     rows = [torch.isin(piece.rollouts.groups, groups) for piece, groups in zip(pieces, kept, strict=True)]

@@ -39,8 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--step-rewards", type=float, nargs="+", default=[0.25, 0.0])
-    parser.add_argument("--calls", type=float, default=0.3, help="how often the demonstrators call the tool")
-    parser.add_argument("--warm-up", type=int, default=300, help="steps of imitation")
+    parser.add_argument("--calls", type=float, default=0.25, help="how often the demonstrators call the tool")
+    parser.add_argument("--goes-on", type=float, default=0.7, help="how often they call it again, once they have")
+    parser.add_argument("--warm-up", type=int, default=500, help="steps of imitation")
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--curve", action="store_true", help="print the metrics of every step")
@@ -60,7 +61,7 @@ def warm_up(folder: Path, seed: int, arguments: Any) -> str:
     tasks = dt.environments.tools(**WORLD).call("tasks", {"split": "train"})
     chance = random.Random(seed)
     path = folder / "demonstrations.jsonl"
-    rows = ({"messages": demonstration(task, chance, arguments.calls)} for task in tasks)
+    rows = ({"messages": demonstration(task, chance, arguments.calls, arguments.goes_on)} for task in tasks)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     policy = dt.Agent.tiny(
         hidden=64, layers=2, heads=4, context=128, seed=seed, characters=CHARACTERS,
@@ -75,12 +76,12 @@ def warm_up(folder: Path, seed: int, arguments: Any) -> str:
     return f"{time.perf_counter() - started:.0f}"
 
 
-def demonstration(task: dt.Task, chance: random.Random, calls: float) -> list[dict[str, str]]:
-    """A conversation that goes on calling the tool with probability ``calls``, and else guesses."""
+def demonstration(task: dt.Task, chance: random.Random, calls: float, goes_on: float) -> list[dict[str, str]]:
+    """A conversation that calls the tool with probability ``calls``, goes on so, and else guesses."""
     turns = [{"role": "user", "content": task.messages[0].content}]
     guess = str(chance.randrange(10, 2000))
     for call, result in zip(task.columns["calls"], task.columns["steps"], strict=True):
-        if chance.random() > calls:
+        if chance.random() > (goes_on if len(turns) > 1 else calls):
             return [*turns, {"role": "assistant", "content": guess}]
         guess = result
         turns += [{"role": "assistant", "content": f"[{call}]"}, {"role": "tool", "content": f"{result}="}]
@@ -95,7 +96,7 @@ def learn(folder: Path, seed: int, step_reward: float, arguments: Any) -> str:
         dt.recipes.grpo(group_size=8),
         policy=dt.Agent(folder / "warm/final", optimizer=dt.OptimizerSettings(lr=arguments.lr, warmup_steps=5)),
         environment=dt.environments.tools(**WORLD, step_reward=step_reward), seed=seed, batch_size=16,
-        sampling=dt.Sampling(max_tokens=12), evaluate_every=2, evaluate_tasks=128, checkpoint_every=0, threads=1,
+        sampling=dt.Sampling(max_tokens=12), evaluate_every=1, evaluate_tasks=128, checkpoint_every=0, threads=1,
         rollouts_every=0, run_dir=run_dir,
         extensions=[dt.extensions["early-stopping"](metric=SUCCESS, at_least=0.8)],
     )  # fmt: skip

@@ -51,7 +51,7 @@ def test_it_knows_what_a_pocket_calculator_knows(expression, value):
     [
         "", "1 +", "two", "x*2", "__import__('os')", "().__class__", "[1]", "'a'*9", "1 if 1 else 2", "lambda: 1",
         "9^9^9^9", "10^5000", "1e999", "2^-99999", "factorial(5)", "sqrt(-1)", "(-1)^0.5", "1/0", "1%0", "log(0)",
-        "max()", "exp(9999)", "1" * 300, "(" * 120 + "1" + ")" * 120, "True + 1", "1j", "abs(x=1)", "1 < 2", "a.b", "f(1)(2)",
+        "max()", "exp(9999)", "1" * 300, "True + 1", "1j", "abs(x=1)", "1 < 2", "a.b", "f(1)(2)",
         "0^-1", "sqrt16", "1,2", "*[1]", "1\x00", "pi pi", "max(*[1,2])", "round(1.5, 1.5)",
     ],
 )  # fmt: skip

@@ -70,7 +70,11 @@ class Desk:
         with self._condition:
             if not self._condition.wait_for(lambda: self._waiting or not self._in_flight, timeout):
                 raise TimeoutError(f"no episode has asked or ended within {timeout:g} s")
-            self._condition.wait_for(lambda: len(self._waiting) >= self._in_flight, patience)
+            everyone = self._condition.wait_for(
+                lambda: len(self._waiting) >= self._in_flight, timeout if patience is None else patience
+            )
+            if patience is None and not everyone:
+                raise TimeoutError(f"some episodes have neither asked nor ended within {timeout:g} s")
             taken, self._waiting = self._waiting, []
             return sorted(taken, key=lambda request: request.row) or None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from dovetail_episodes.settings import EpisodeSettings
 from dovetail_episodes.threads import DaemonThreads
 
 _GRACE_SECONDS = 10.0  # past a deadline, until an event loop that says nothing is given up
+_QUIET_STEPS = 4  # close, make, reset and a step may follow one another before an episode asks again
 
 
 class Driver:
@@ -121,18 +123,29 @@ class _Game:
         lanes = [self._offloader.submit(self._lane()) for _ in range(count)]
         silence = self._table.step_timeout + _GRACE_SECONDS
         try:
-            while not self._errors and (requests := self._desk.take(self._driver.settings.patience, silence)):
+            while not self._errors and (requests := self._next(silence)):
                 self._desk.answer(requests, self._sample(requests))
-        except TimeoutError as error:  # something holds the event loop itself, so there is nobody to wait for
+        except TimeoutError as error:  # nobody is left who would answer, or be cancelled
             self._offloader.close()
             for episode in self._episodes:
-                episode.give_up(f"the event loop is held up: {error}")
+                episode.give_up(str(error))
         except BaseException:
             self._stop(lanes)
             raise
         if self._errors:
             self._stop(lanes)
             raise self._errors[0]
+
+    def _next(self, silence: float) -> list[Request] | None:
+        """The next requests. A TimeoutError if the event loop is held up, or if all that is left cannot be cancelled."""
+        for _ in range(_QUIET_STEPS):
+            with contextlib.suppress(TimeoutError):
+                return self._desk.take(self._driver.settings.patience, silence)
+            try:
+                self._offloader.submit(asyncio.sleep(0)).result(_GRACE_SECONDS)
+            except TimeoutError:
+                raise TimeoutError(f"the event loop has been held up for {silence:g} s") from None
+        raise TimeoutError(f"neither an answer nor an end within {_QUIET_STEPS} deadlines")
 
     def _stop(self, lanes: Sequence[Future[Any]]) -> None:
         """Cancel what still plays, and let it close its environments."""

@@ -150,7 +150,7 @@ def test_an_environment_that_holds_the_event_loop_itself_costs_its_episodes_not_
     rollouts, _ = play(agent, World(Blocks), tasks=2, samples=1)
     release.set()
     assert rollouts.rewards["world"].status.tolist()[0] == RewardStatus.TIMEOUT
-    assert "the event loop is held up" in rollouts.rewards["world"].reasons[0]
+    assert "the event loop has been held up" in rollouts.rewards["world"].reasons[0]
     again, _ = play(agent, World(Once))
     assert again.rewards["world"].values.tolist() == [1.0] * 8
 

@@ -35,16 +35,6 @@ class Interpreter:
     library: str  #: folder of the standard library
 
     @property
-    def command(self) -> list[str]:
-        return [self.path]
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """As whom it runs, in the words of subprocess.Popen."""
-        user = unprivileged()
-        return {} if user is None else {"user": user, "group": user, "extra_groups": []}
-
-    @property
     def _libraries(self) -> list[str]:
         folders = [*_SYSTEM, f"{self.prefix}/lib", f"{self.prefix}/lib64"]
         return list(dict.fromkeys(folder for folder in folders if os.path.isdir(folder)))
@@ -97,6 +87,12 @@ def unprivileged() -> int | None:
     return _NOBODY if os.getuid() == 0 else None
 
 
+def identity() -> dict[str, Any]:
+    """As whom programs run, in the words of subprocess.Popen."""
+    user = unprivileged()
+    return {} if user is None else {"user": user, "group": user, "extra_groups": []}
+
+
 @functools.cache
 def find(wanted: str | None) -> Interpreter:
     """The first that works of ``wanted``, or of our own and the system's.
@@ -115,10 +111,8 @@ def find(wanted: str | None) -> Interpreter:
 
 
 def _examined(path: str) -> Interpreter:
-    user = unprivileged()
-    identity: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": []}
     done = subprocess.run(
-        [path, "-I", "-S", "-c", _ASK], capture_output=True, cwd="/", env={}, timeout=30, check=True, **identity
+        [path, "-I", "-S", "-c", _ASK], capture_output=True, cwd="/", env={}, timeout=30, check=True, **identity()
     )
     version, prefix, library, executable = json.loads(done.stdout)
     if tuple(version) < _OLDEST:

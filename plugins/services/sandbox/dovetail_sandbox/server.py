@@ -9,7 +9,6 @@ import importlib.resources
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,10 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dovetail_sandbox.interpreter import Interpreter, unprivileged
+from dovetail_sandbox.inside import folders
+from dovetail_sandbox.interpreter import Interpreter, identity, unprivileged
 from dovetail_sandbox.results import Limits, Result, cut, read_report
 
-_MODULES = ("values", "filter", "lockdown", "tester", "programs", "zygote")
+_MODULES = ("values", "filter", "folders", "lockdown", "tester", "programs", "zygote")
 _BOOT = """
 import json, sys, types
 sys.path[:] = [path for path in sys.path if path]
@@ -53,18 +53,23 @@ class Server:
         self._tier, self._folder = tier, ""
         self._threads = _THREADS + _threads_of(unprivileged() or os.getuid())
         self._control, theirs = socket.socketpair()
-        command = [*interpreter.command, "-s", "-S", "-B", "-X", "utf8", "-c", _BOOT]
+        command = [interpreter.path, "-s", "-S", "-B", "-X", "utf8", "-c", _BOOT]
         if tier == "strict":
             folder, command = _BOX, [*_bubblewrap(interpreter), *command]
         else:
             folder = self._folder = _work_folder()
         arguments = [theirs.fileno(), tier, folder, interpreter.readable, interpreter.visible]
-        with theirs, _temporary(json.dumps({"modules": _sources(), "arguments": arguments}).encode()) as order:
-            # In a session of its own it is spared the Ctrl-C of the terminal.
-            self._process = subprocess.Popen(
-                command, stdin=order, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=[theirs.fileno()],
-                env=_ENVIRONMENT, cwd="/", start_new_session=True, **interpreter.identity,
-            )  # fmt: skip
+        try:
+            with theirs, _temporary(json.dumps({"modules": _sources(), "arguments": arguments}).encode()) as order:
+                # In a session of its own it is spared the Ctrl-C of the terminal.
+                self._process = subprocess.Popen(
+                    command, stdin=order, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=_ENVIRONMENT, cwd="/",
+                    pass_fds=[theirs.fileno()], start_new_session=True, **identity(),
+                )  # fmt: skip
+        except BaseException:
+            self._control.close()
+            self._remove_folder()
+            raise
         self._control.settimeout(_START_SECONDS)
         try:
             if self._control.recv(1) == b"!":
@@ -74,7 +79,7 @@ class Server:
         raise SandboxFailure(self._last_words())
 
     def _last_words(self) -> str:
-        self.close()
+        self._end()
         assert self._process.stderr is not None
         with self._process.stderr as errors:
             said = errors.read().decode("utf-8", "replace").strip().splitlines()
@@ -90,13 +95,22 @@ class Server:
 
     def close(self) -> None:
         """End the server, with every run. May be called twice."""
+        self._end()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+    def _end(self) -> None:
         self._control.close()
         try:
             self._process.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
+        self._remove_folder()
+
+    def _remove_folder(self) -> None:
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # of a folder that is gone already
+                folders.remove(self._folder)
 
     def kill(self) -> None:
         """SIGKILL it and all that it has started."""

@@ -7,7 +7,6 @@ It holds no secret, and nothing of a run gets into the server itself.
 from __future__ import annotations
 
 import array
-import errno
 import gc
 import json
 import os
@@ -18,7 +17,7 @@ import sys
 import time
 from typing import Any
 
-from dovetail_sandbox.inside import filter, lockdown, programs
+from dovetail_sandbox.inside import filter, folders, lockdown, programs
 
 # Forked along, so that programs need not load them. Nothing here reads a file or starts a thread when imported.
 _WARM = (
@@ -34,8 +33,6 @@ def main(descriptor: int, tier: str, folder: str, readable: list[str], visible: 
 
     ``visible`` holds the folders above those, without that of the runs.
     """
-    for name in _WARM:
-        __import__(name)
     if tier != "none":
         filter.plain()
     if tier == "basic":
@@ -43,20 +40,34 @@ def main(descriptor: int, tier: str, folder: str, readable: list[str], visible: 
     control = socket.socket(fileno=descriptor)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    gc.collect()
-    gc.freeze()  # or every run would copy the pages of all objects, as soon as it collects garbage
     control.send(b"!")
-    number = 0
-    while files := _received(control):
+    number, cold = 0, list(_WARM)
+    while True:
+        _load_while_idle(control, cold)
+        files = _received(control)
+        if not files:
+            return
         number += 1
         if tier == "strict":
             lockdown.new_process_numbers()
         if os.fork() == 0:
-            control.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            Monitor(files, tier, folder if tier == "strict" else f"{folder}/{number}", visible).run()
+            try:
+                control.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                Monitor(files, tier, folder if tier == "strict" else f"{folder}/{number}", visible).run()
+            finally:
+                os._exit(1)
         for file in files.values():
             os.close(file)
+
+
+def _load_while_idle(control: socket.socket, names: list[str]) -> None:
+    """Load modules until a run is waiting; it loads what it needs itself, and the rest is loaded beside it."""
+    if not names:
+        return
+    while names and not select.select([control], [], [], 0)[0]:
+        __import__(names.pop(0))
+    gc.freeze()  # or every run would copy the pages of all objects, as soon as it collects garbage
 
 
 def _received(control: socket.socket) -> dict[str, int]:
@@ -102,7 +113,7 @@ class Monitor:
         try:
             if self._tier != "strict":
                 os.chdir("/")
-                remove(self._folder)
+                folders.remove(self._folder)
         finally:
             os.write(self._files["report"], json.dumps(report).encode())
             os._exit(0)
@@ -124,7 +135,7 @@ class Monitor:
                 why = "cancelled"
             elif left <= 0:
                 why = "timeout"
-            elif self._tier != "strict" and is_fuller(self._folder, limits["disk"], limits["files"]):
+            elif self._tier != "strict" and folders.is_fuller(self._folder, limits["disk"], limits["files"]):
                 why = "disk"
             if why:
                 os.kill(child, signal.SIGKILL)
@@ -176,51 +187,3 @@ class Monitor:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
         finally:
             os._exit(status)
-
-
-def is_fuller(folder: str, size: int, entries: int) -> bool:
-    """Whether a folder holds more than so many bytes or entries. It stops counting there."""
-    todo = [folder]
-    while todo:
-        try:
-            with os.scandir(todo.pop()) as found:
-                for entry in found:
-                    entries -= 1
-                    size -= entry.stat(follow_symlinks=False).st_blocks * 512
-                    if size < 0 or entries < 0:
-                        return True
-                    if entry.is_dir(follow_symlinks=False):
-                        todo.append(entry.path)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:  # so deep that it cannot be looked into
-                return True
-    return False
-
-
-def remove(folder: str) -> None:
-    """Remove a folder, however deep and whatever its modes: folders are moved up, so that no path gets too long."""
-    number = 0
-    while True:
-        folders = []
-        os.chmod(folder, 0o700)
-        with os.scandir(folder) as found:
-            for entry in found:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                else:
-                    os.unlink(entry.path)
-        for path in folders:
-            os.chmod(path, 0o700)
-            with os.scandir(path) as found:
-                inner = [entry.path for entry in found]
-            for entry_path in inner:
-                number += 1
-                if os.path.isdir(entry_path) and not os.path.islink(entry_path):
-                    os.chmod(entry_path, 0o700)
-                os.rename(entry_path, f"{folder}/.{number}")
-            os.rmdir(path)
-        if not folders:
-            break
-    os.rmdir(folder)

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import httpx
 
 from dovetail.messages import Message
-from dovetail_chat.voice import Failed, Voice
+from dovetail_chat.voice import Failed, Voice, VoiceSettings
 
 _LONGEST_PAUSE = 30.0
 
 
 class Endpoint(Voice):
     """Asks ``POST <url>/chat/completions``; a request that may succeed later is sent again until the deadline."""
+
+    def __init__(self, settings: VoiceSettings) -> None:
+        super().__init__(settings)
+        # Of a loop, so that episodes that ask one by one share them.
+        self._places: WeakKeyDictionary[Any, asyncio.Semaphore] = WeakKeyDictionary()
 
     async def ask(
         self,
@@ -29,9 +37,10 @@ class Endpoint(Voice):
         key = os.environ.get(settings.key_variable)
         headers = {"authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=settings.in_flight, max_keepalive_connections=settings.in_flight)
-        places = asyncio.Semaphore(settings.in_flight)
+        places = self._places.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(settings.in_flight))
 
-        async with httpx.AsyncClient(headers=headers, timeout=settings.timeout, limits=limits) as client:
+        client = httpx.AsyncClient(headers=headers, timeout=settings.timeout, limits=limits, verify=self._certificates)
+        async with client:
 
             async def one(number: int) -> None:
                 body = self._body(conversations[number], seeds[number] if seeds else None)
@@ -45,6 +54,11 @@ class Endpoint(Voice):
                 tell(number, answer)
 
             await asyncio.gather(*map(one, range(len(conversations))))
+
+    @functools.cached_property
+    def _certificates(self) -> ssl.SSLContext:
+        # Reading them takes longer than a request; a client that makes its own does so each time.
+        return httpx.create_ssl_context()
 
     async def _answer(self, client: httpx.AsyncClient, body: dict[str, Any]) -> str:
         model, retries, pause, problem = self.settings.model, self.settings.retries, 0.5, ""

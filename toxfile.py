@@ -16,6 +16,9 @@ PROJECTS = [path for folder in ("plugins/*/*", "kernels/*") for path in ROOT.glo
 NAMES = {path.parent: tomllib.loads(path.read_text())["project"]["name"] for path in PROJECTS}
 FOLDERS = {name.replace("dovetail-", "plugin-", 1): folder for folder, name in NAMES.items()}
 
+# What compiles kernels for CUDA, without a GPU.
+NVRTC = ("nvidia-cuda-nvrtc-cu12>=12.8; sys_platform != 'darwin'",)
+
 
 @impl
 def tox_extend_envs() -> list[str]:
@@ -35,6 +38,7 @@ def tox_add_core_config(core_conf: ConfigSet, state: State) -> None:
                 "dovetail-testing",
                 "flit_core",  # the kit's tests install the packages that they write
                 "hypothesis",
+                *(NVRTC if folder.parent == ROOT / "kernels" else ()),
                 "pytest",
                 "pytest-timeout",
             ],

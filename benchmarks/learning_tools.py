@@ -2,14 +2,16 @@
 
 python benchmarks/learning_tools.py --seeds 0 1 2
 
-A few demonstrations show what a call looks like; grpo does the rest, once with a reward for each right result on the
-way and once with the final reward alone. Success is the share of held-out tasks that are answered rightly, greedily.
+Imitation shows the model what calls and answers look like, and gives it a bad habit: its demonstrators guess more often
+than they call the tool. grpo has to find out that calling pays, once with a reward for each right result on the way and
+once with the final reward alone. Success is the share of held-out tasks that are answered rightly, greedily.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import tempfile
 import time
 from pathlib import Path
@@ -29,6 +31,7 @@ WORLD = {
     "longest": 8,
 }
 CHARACTERS = "0123456789+-*()[]="
+CURVE = ("reward", "reward/tools.correct", "rollout/turns", "entropy", "eval/reward/tools.correct")
 SUCCESS = "eval/reward/tools.correct"
 
 
@@ -36,12 +39,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--step-rewards", type=float, nargs="+", default=[0.25, 0.0])
-    parser.add_argument("--demonstrations", type=int, default=1000)
-    parser.add_argument("--warm", type=float, default=0.1, help="success at which imitation ends")
-    parser.add_argument("--lr", type=float, default=7e-4)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--calls", type=float, default=0.3, help="how often the demonstrators call the tool")
+    parser.add_argument("--warm-up", type=int, default=300, help="steps of imitation")
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--curve", action="store_true", help="print the metrics of every step")
     arguments = parser.parse_args()
-    print("| seed | step reward | warm-up steps, s | before | steps to 0.8 | after | seconds |", flush=True)
+    print("| seed | step reward | warm-up s | before | steps to 0.8 | after | seconds |", flush=True)
     print("|---|---|---|---|---|---|---|", flush=True)
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
@@ -52,29 +56,33 @@ def main() -> None:
 
 
 def warm_up(folder: Path, seed: int, arguments: Any) -> str:
-    """Imitate demonstrations until some held-out tasks succeed; the model is left in ``folder/warm/final``."""
-    environment = dt.environments.tools(**WORLD)
-    tasks = environment.call("tasks", {"split": "train"})[: arguments.demonstrations]
+    """Imitate demonstrations; the model is left in ``folder/warm/final``."""
+    tasks = dt.environments.tools(**WORLD).call("tasks", {"split": "train"})
+    chance = random.Random(seed)
     path = folder / "demonstrations.jsonl"
-    path.write_text("".join(json.dumps({"messages": demonstration(task)}) + "\n" for task in tasks), encoding="utf-8")
+    rows = ({"messages": demonstration(task, chance, arguments.calls)} for task in tasks)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     policy = dt.Agent.tiny(
         hidden=64, layers=2, heads=4, context=128, seed=seed, characters=CHARACTERS,
-        optimizer=dt.OptimizerSettings(lr=1e-3),
+        optimizer=dt.OptimizerSettings(lr=2e-3, warmup_steps=10),
     )  # fmt: skip
     started = time.perf_counter()
     trainer = dt.Trainer(
-        dt.recipes.sft(), policy=policy, environment=environment, data=str(path), seed=seed, batch_size=128,
-        sampling=dt.Sampling(max_tokens=12), evaluate_every=10, evaluate_tasks=128, checkpoint_every=0, threads=1,
-        extensions=[dt.extensions["early-stopping"](metric=SUCCESS, at_least=arguments.warm)], run_dir=folder / "warm",
+        dt.recipes.sft(), policy=policy, data=str(path), seed=seed, batch_size=128, checkpoint_every=0, threads=1,
+        run_dir=folder / "warm",
     )  # fmt: skip
-    trainer.fit(1000)
-    return f"{trainer.run.step}, {time.perf_counter() - started:.0f}"
+    trainer.fit(arguments.warm_up)
+    return f"{time.perf_counter() - started:.0f}"
 
 
-def demonstration(task: dt.Task) -> list[dict[str, str]]:
-    """The conversation that solves a task."""
+def demonstration(task: dt.Task, chance: random.Random, calls: float) -> list[dict[str, str]]:
+    """A conversation that goes on calling the tool with probability ``calls``, and else guesses."""
     turns = [{"role": "user", "content": task.messages[0].content}]
+    guess = str(chance.randrange(10, 2000))
     for call, result in zip(task.columns["calls"], task.columns["steps"], strict=True):
+        if chance.random() > calls:
+            return [*turns, {"role": "assistant", "content": guess}]
+        guess = result
         turns += [{"role": "assistant", "content": f"[{call}]"}, {"role": "tool", "content": f"{result}="}]
     return [*turns, {"role": "assistant", "content": task.answer}]
 
@@ -84,15 +92,18 @@ def learn(folder: Path, seed: int, step_reward: float, arguments: Any) -> str:
     started, steps = time.perf_counter(), arguments.steps
     run_dir = folder / f"grpo-{step_reward:g}"
     trainer = dt.Trainer(
-        dt.recipes.grpo(group_size=8, entropy_coef=0.005),
+        dt.recipes.grpo(group_size=8),
         policy=dt.Agent(folder / "warm/final", optimizer=dt.OptimizerSettings(lr=arguments.lr, warmup_steps=5)),
-        environment=dt.environments.tools(**WORLD, step_reward=step_reward), seed=seed, batch_size=32,
-        sampling=dt.Sampling(max_tokens=12), evaluate_every=10, evaluate_tasks=256, checkpoint_every=0, threads=1,
+        environment=dt.environments.tools(**WORLD, step_reward=step_reward), seed=seed, batch_size=16,
+        sampling=dt.Sampling(max_tokens=12), evaluate_every=2, evaluate_tasks=128, checkpoint_every=0, threads=1,
         rollouts_every=0, run_dir=run_dir,
         extensions=[dt.extensions["early-stopping"](metric=SUCCESS, at_least=0.8)],
     )  # fmt: skip
     trainer.fit(steps)
     lines = [json.loads(line)["metrics"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    if arguments.curve:
+        for metrics in lines:
+            print({name: round(value, 3) for name, value in metrics.items() if name in CURVE})
     success = [metrics[SUCCESS] for metrics in lines if SUCCESS in metrics]
     reached = str(trainer.run.step) if trainer.run.stop_reason else f"not in {steps}"
     return f"{success[0]:.2f} | {reached} | {success[-1]:.2f} | {time.perf_counter() - started:.0f}"

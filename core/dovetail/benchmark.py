@@ -1,4 +1,4 @@
-"""Measuring runs. It is a distribution of its own, dovetail-benchmark, because a run does not need it."""
+"""Measuring runs and kernels. It is a distribution of its own, dovetail-benchmark, because a run does not need it."""
 
 from typing import Any
 
@@ -6,4 +6,4 @@ from dovetail import load
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(load("dovetail_benchmark.monitor"), name)
+    return getattr(load("dovetail_benchmark.names"), name)

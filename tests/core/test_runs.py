@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 import dovetail as dt
 from dovetail.errors import CheckpointError, DataError, PartError, RecipeError, TooManyInvalid, UserError
 from dovetail_trainer import checkpoint
+from dovetail_trainer.lock import plugin_lock
 from dovetail_trainer.run import Run
 
 SHORT = dt.Sampling(max_tokens=4)
@@ -606,7 +607,7 @@ def test_a_damaged_checkpoint_is_told(tmp_path):
 def test_a_checkpoint_of_other_versions_is_told(tmp_path, monkeypatch):
     """The lock names what changed; --ignore-lock accepts it."""
     trainer(tmp_path / "run").fit(2)
-    real = dt.training.trainer.plugin_lock
+    real = plugin_lock
     monkeypatch.setattr("dovetail_trainer.trainer.plugin_lock", lambda parts: {**real(parts), "core": "9.9"})
     with pytest.raises(CheckpointError, match=r"dovetail-core: 0\.1\.0 then, 9\.9 now"):
         dt.Trainer.resume(tmp_path / "run")

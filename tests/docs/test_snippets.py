@@ -74,3 +74,12 @@ def test_the_reference_of_the_configuration_is_up_to_date():
         cwd=ROOT / "docs" / "_ext", capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert made.stdout.strip() == "True", "run python docs/_ext/settings_tables.py"
+
+
+def test_the_table_of_all_plugins_is_up_to_date():
+    """As the projects' metadata says; `python docs/_ext/catalogue.py` writes it anew."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import catalogue as c; print(c.PAGE.read_text() == c.written())"],
+        cwd=ROOT / "docs" / "_ext", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "True"

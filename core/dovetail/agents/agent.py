@@ -272,8 +272,8 @@ class Agent:
     def update(self) -> dict[str, float]:
         """One optimizer step; the generator is told."""
         metrics = self.learning.update()
-        self.version += 1
-        if "generator" in vars(self) and self.generator.has("sync_weights"):
+        self.version += bool(metrics)
+        if metrics and "generator" in vars(self) and self.generator.has("sync_weights"):
             self.generator.call("sync_weights", {"model": self.model, "version": self.version})
         return metrics
 

@@ -37,7 +37,9 @@ class Learning:
             self._stepped["schedule"] = SequentialLR(self.optimizer, schedules, [warmup]) if both else schedules[0]
 
     def update(self) -> dict[str, float]:
-        """Clip, step, advance the schedule. A gradient that is not finite is a DovetailError and changes no weight."""
+        """Clip, step, advance the schedule, if there are gradients. One that is not finite is a DovetailError."""
+        if all(parameter.grad is None for parameter in self._parameters):
+            return {}
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
         if not bool(torch.isfinite(norm)):
             problem = f"the gradient norm is {norm.item()}; the weights are as before this step"

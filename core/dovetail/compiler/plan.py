@@ -10,7 +10,7 @@ import attrs
 from dovetail.errors import RecipeError
 from dovetail.graph.graph import Graph
 from dovetail.graph.node import Node, Ref
-from dovetail.graph.ops import FROZEN
+from dovetail.graph.ops import FROZEN, GENERATE_COUNTS
 from dovetail.graph.types import AGENT, LOSS, ROLLOUTS
 from dovetail.parts import Part
 from dovetail.sampling import Sampling
@@ -38,7 +38,7 @@ class Context:
 
     def sampling_of(self, node: Node) -> Sampling:
         """The run's sampling with a generate node's own options."""
-        own = {key: value for key, value in node.options.items() if key != "samples"}
+        own = {key: value for key, value in node.options.items() if key not in GENERATE_COUNTS}
         return attrs.evolve(self.settings.sampling, **own)
 
 

@@ -21,7 +21,8 @@ DEFAULT_ADVANTAGES = "group"
 
 
 def generate(policy: Handle, prompts: Handle, *, samples: int = 1, name: str | None = None, **sampling: Any) -> Handle:
-    """Sample a group of completions for each prompt; fields of :class:`~dovetail.Sampling` override the run's."""
+    """Sample ``samples`` completions for each prompt; fields of :class:`~dovetail.Sampling` override the run's. A trainer
+    replaces groups that teach nothing by further prompts, drawing at most ``draws`` batches in all (default 1)."""
     return _sampler(GENERATE, policy, prompts, name, {"samples": samples, **sampling})
 
 
@@ -104,11 +105,14 @@ def _split(arguments: Mapping[str, Any]) -> tuple[dict[str, Handle], dict[str, A
     return wired, {key: value for key, value in arguments.items() if key not in wired}
 
 
-def set_loss(node: Handle, *, epochs: int = 1, minibatches: int = 1) -> None:
-    """What the run minimises. Each batch is learnt from ``epochs`` times (usually 1 to 4), in ``minibatches`` steps."""
+def set_loss(node: Handle, *, epochs: int = 1, minibatches: int = 1, after: int = 0) -> None:
+    """What the run minimises, from step ``after`` on: before, agents that no other loss reaches stay as they are.
+
+    Each batch is learnt from ``epochs`` times (usually 1 to 4), in ``minibatches`` steps.
+    """
     editor = current_editor("set_loss")
     check_counts(epochs=epochs, minibatches=minibatches)
-    losses = (LossTerm(ref_of(editor, node, "loss")),)
+    losses = (LossTerm(ref_of(editor, node, "loss"), after=after),)
     editor.graph = attrs.evolve(editor.graph, losses=losses, epochs=epochs, minibatches=minibatches).check()
 
 

@@ -13,7 +13,7 @@ import attrs
 from dovetail.errors import DovetailError, RecipeError, did_you_mean
 from dovetail.graph.graph import Graph
 from dovetail.graph.node import Node, Op, Ref, caller
-from dovetail.graph.ops import FORWARD_OPS, GENERATE_OPTIONS, SAMPLERS, part_op
+from dovetail.graph.ops import FORWARD_OPS, GENERATE_COUNTS, GENERATE_OPTIONS, SAMPLERS, part_op
 from dovetail.graph.types import AGENT, ANY, LOSS, PROMPTS, ROLLOUTS, PortType, joined
 from dovetail.parts import options_of
 from dovetail.registry import registry
@@ -157,7 +157,7 @@ class Editor:
                 what = f"{use or node} has no option {key!r}"
                 raise RecipeError(what, where=node.where("made"), hint=did_you_mean(key, known))
         if op in SAMPLERS:
-            check_counts(samples=options.get("samples", 1))
+            check_counts(**{key: value for key, value in options.items() if key in GENERATE_COUNTS})
         own = {key: value for key, value in options.items() if part is None or key in node.options}
         if part is not None:
             inner = {**({} if use else part.options()), **options, "process": part.process}

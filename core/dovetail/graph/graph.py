@@ -16,10 +16,11 @@ from dovetail.graph.types import ANY, LOSS, PortType, fits
 
 @attrs.frozen
 class LossTerm:
-    """A loss node and its weight in the total."""
+    """A loss node, its weight in the total, and how many steps of a run pass before it counts."""
 
     ref: Ref
     weight: float = 1.0
+    after: int = 0
 
 
 @attrs.frozen(eq=False, slots=False)

@@ -25,8 +25,9 @@ FROZEN = Op("frozen", {"live": PER_TOKEN}, {"out": PER_TOKEN}, place="collect")
 
 SAMPLERS = (GENERATE, ROLLOUT)
 FORWARD_OPS = ("logprobs", "entropy", "values")
-# What a sampler may be told: the group's size, and what overrides the run's sampling.
-GENERATE_OPTIONS = ("samples", *(field.name for field in attrs.fields(Sampling)))
+# What a sampler may be told: the group's size, batches that a step may draw, what overrides the run's sampling.
+GENERATE_COUNTS = ("samples", "draws")
+GENERATE_OPTIONS = (*GENERATE_COUNTS, *(field.name for field in attrs.fields(Sampling)))
 
 # What a hook may ask for and a node computes; all else that it asks for is read straight off the rollouts.
 _PORTS: Mapping[str, PortType] = {

@@ -31,8 +31,10 @@ class Learning:
     def __init__(self, plan: Plan, collected: Collected, watch: Watch | None) -> None:
         self.plan, self.collected, self.watch = plan, collected, watch
         self._by_group = any("groups" in node.op.part.needs("loss_terms") for node in plan.learn if node.op.part)
+        self.losses = [loss for loss in plan.graph.losses if loss.after <= plan.context.step]
         names = sorted({ref.node for node in plan.learn for ref in node.inputs.values()} & plan.context.agents.keys())
-        self.agents = {name: agent for name in names if (agent := plan.context.agents[name]).trainable}
+        learners = {id(agent): name for name in names if (agent := plan.context.agents[name]).trainable}
+        self.agents = {name: plan.context.agents[name] for name in learners.values()}
         self.device = next((agent.device for agent in self.agents.values()), torch.device("cpu"))
         self._steps: list[defaultdict[str, float]] = []
         self._weights = torch.zeros(3, dtype=torch.float64)  # importance weights: sum, sum of squares, number
@@ -122,10 +124,10 @@ class _MicroBatch(Execution):
         """The share of these rows in the loss of their step."""
         self.run()
         self._sampler_statistics()
-        shares = [self.read(loss.ref) * loss.weight for loss in self.plan.graph.losses]
+        shares = [self.read(loss.ref) * loss.weight for loss in self._learning.losses]
         if not all(isinstance(share, Tensor) and share.ndim == 0 for share in shares):
             raise DovetailError("a loss must be a loss part, or an @dt.op that returns dt.LossTerms")
-        loss = torch.stack(shares).sum()
+        loss = sum(shares, start=torch.zeros((), device=self._learning.device))
         self._learning.add("loss", loss)
         return loss
 

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import logging
 import os
+import threading
 
 import torch
 
@@ -17,17 +18,21 @@ CHOICES = ("cuda", "cpu", "reference")
 log = logging.getLogger("dovetail.kernels")
 
 
-def choose(program: Program, device: torch.device) -> str:
-    """``cuda``, ``cpu`` or ``reference``, as ``DOVETAIL_KERNELS`` says, else by device and by what is installed.
+def choose(program: Program, device: torch.device, demanded: str | None = None) -> str:
+    """``cuda``, ``cpu`` or ``reference``: as is demanded, here or by ``DOVETAIL_KERNELS``, else what device and machine give.
 
     Raises:
-        UserError: What ``DOVETAIL_KERNELS`` demands is not to be had here, with the reason.
+        UserError: What is demanded is not to be had here, with the reason.
         KernelError: The kernel does not compile.
     """
-    demanded = os.environ.get("DOVETAIL_KERNELS") or None
-    if demanded not in (None, "auto", *CHOICES):
+    demanded = demanded or os.environ.get("DOVETAIL_KERNELS") or None
+    if demanded not in (None, *CHOICES):
         raise UserError(f"DOVETAIL_KERNELS is {demanded!r}", hint=f"one of {', '.join(CHOICES)}, or unset it")
-    return _chosen(program, device.type, None if demanded == "auto" else demanded)
+    with _one_at_a_time:
+        return _chosen(program, device.type, demanded)
+
+
+_one_at_a_time = threading.Lock()  # rewards are scored in threads; each kernel is built once, and told of once
 
 
 @functools.cache
@@ -35,22 +40,22 @@ def _chosen(program: Program, device: str, demanded: str | None) -> str:
     if demanded == "reference":
         return "reference"
     wanted = demanded or {"cuda": "cuda", "cpu": "cpu"}.get(device)
-    problem = f"there is no back end for {device} tensors" if wanted is None else _problem(program, wanted, device)
-    if problem is None:
+    why = f"there is no back end for {device} tensors" if wanted is None else problem(program, wanted, device)
+    if why is None:
         log.info("kernel %s: %s", program.name, wanted)
         return str(wanted)
     if demanded:
-        hint = "unset it, or DOVETAIL_KERNELS=reference"
-        raise UserError(f"DOVETAIL_KERNELS={demanded} cannot be had: {problem}", hint=hint)
-    log.warning("kernel %s: torch computes it, more slowly, because %s", program.name, problem)
+        hint = "unset DOVETAIL_KERNELS, or set it to reference"
+        raise UserError(f"kernels cannot run on {demanded!r}: {why}", hint=hint)
+    log.warning("kernel %s: torch computes it, more slowly, because %s", program.name, why)
     return "reference"
 
 
-def _problem(program: Program, wanted: str, device: str) -> str | None:
+def problem(program: Program, wanted: str, device: str) -> str | None:
     """Why a back end cannot run the program; None if it can, and is then ready."""
-    if wanted != device:
-        return f"the tensors are on {device}"
     if wanted == "cpu":
+        if device != "cpu":
+            return f"the tensors are on {device}"
         from dovetail_kernels.cpu import loaded
 
         try:
@@ -58,8 +63,10 @@ def _problem(program: Program, wanted: str, device: str) -> str | None:
         except (BuildUnavailable, OSError) as error:
             return str(getattr(error, "what", error))
         return None
-    if problem := cupy_problem():
-        return problem
+    if why := cupy_problem():
+        return why
+    if not torch.cuda.is_available():
+        return "torch sees no GPU"
     from dovetail_kernels import cuda
 
     try:

@@ -38,21 +38,19 @@ def cache_folder() -> Path:
 
 def find_compiler() -> str | None:
     """``CXX``, else the first of g++, clang++, c++ on the path."""
-    return next(
-        (path for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name and (path := shutil.which(name))),
-        None,
-    )
+    names = (os.environ.get("CXX") or "g++", "g++", "clang++", "c++")
+    return next((path for name in names if (path := shutil.which(name))), None)
 
 
-def key_of(text: str) -> str:
+def key_of(text: str, flags: Sequence[str] = FLAGS) -> str:
     """What a build is called by: its text wherever its files lie, the flags, the processor's type and the system."""
     text = re.sub(r"^#line.*$", "", text, flags=re.M)
-    made_for = [text, *FLAGS, platform.machine(), platform.system(), str(sys.maxsize)]
+    made_for = [text, *flags, platform.machine(), platform.system(), str(sys.maxsize)]
     return hashlib.sha256("\0".join(made_for).encode()).hexdigest()[:24]
 
 
-def library(text: str) -> Path:
-    """A shared library of C++ ``text``, built unless it is cached.
+def build(text: str, flags: Sequence[str] = FLAGS) -> Path:
+    """A shared library (or what other flags say) of C++ ``text``, built unless it is cached.
 
     A build is written aside and put in place whole under the hash of its content, so neither a kill nor a second
     process can leave one that is half there; one that was damaged later is built anew.
@@ -61,11 +59,11 @@ def library(text: str) -> Path:
         KernelError: The text does not compile; the error shows the plugin's file and line.
         BuildUnavailable: This machine cannot build it.
     """
-    key = key_of(text)
+    key = key_of(text, flags)
     for folder in (cache_folder(), *_private):
         if found := _cached(folder, key):
             return found
-    return _kept(compiled(text, FLAGS), key)
+    return _kept(compiled(text, flags), key)
 
 
 _private: list[Path] = []  # where builds lie if the cache folder cannot be written: a folder of this process
@@ -108,6 +106,7 @@ def _written(folder: Path, name: str, content: bytes) -> Path:
         try:
             aside.write(content)
             aside.close()
+            os.chmod(aside.name, 0o700)
             os.replace(aside.name, folder / name)
         except BaseException:
             Path(aside.name).unlink(missing_ok=True)
@@ -116,7 +115,7 @@ def _written(folder: Path, name: str, content: bytes) -> Path:
 
 
 def compiled(text: str, flags: Sequence[str]) -> bytes:
-    """What the compiler makes of C++ ``text``; raises as :func:`library`."""
+    """What the compiler makes of C++ ``text``; raises as :func:`build`."""
     compiler = find_compiler()
     if compiler is None:
         hint = "install g++ or clang++, or set CXX"
@@ -142,8 +141,5 @@ def compile_error(log: str) -> KernelError | None:
     if found is None:
         return None
     where = f"{found[1]}:{found[2] or found[3]}"
-    return KernelError(
-        f"the kernel does not compile: {found[4]}",
-        where=[where],
-        hint="mend the line, or let torch do it: DOVETAIL_KERNELS=reference",
-    )
+    hint = "mend the line, or let torch do it: DOVETAIL_KERNELS=reference"
+    return KernelError(f"the kernel does not compile: {found[4]}", where=[where], hint=hint)

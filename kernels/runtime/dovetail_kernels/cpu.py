@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dovetail_kernels.build import library
+from dovetail_kernels.build import build
 from dovetail_kernels.program import Batch, Program
 
 # Tokens that keep a thread busy for longer than it takes to start one.
@@ -34,8 +34,8 @@ def run(program: Program, batch: Batch) -> None:
 
 @functools.cache
 def loaded(program: Program) -> Any:
-    """The compiled launch; raises as :func:`dovetail_kernels.build.library`."""
-    return ctypes.CDLL(str(library(program.text))).rk_launch
+    """The compiled launch; raises as :func:`dovetail_kernels.build.build`."""
+    return ctypes.CDLL(str(build(program.text))).rk_launch
 
 
 def _pointer(tensor: torch.Tensor) -> ctypes.c_void_p:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
+import torch
 
 from dovetail.compiler.plan import Context
 from dovetail.graph.graph import Graph
@@ -15,9 +16,14 @@ from dovetail.graph.node import Node, Ref
 from dovetail.graph.types import ROLLOUTS
 from dovetail.parts import hookimpl
 from dovetail.rollouts import Rollouts
+from dovetail_kernels.backends import choose
 from dovetail_kernels.kernel import Call, Kernel
 from dovetail_kernels.launch import Launched, launch
-from dovetail_kernels.op import kernel_of
+from dovetail_kernels.op import find_kernel
+from dovetail_kernels.program import Program
+
+# What can be read off rollouts.
+_FACTS = {field.name for field in attrs.fields(Rollouts)} | vars(Rollouts).keys()
 
 
 @attrs.frozen(eq=False)
@@ -26,6 +32,8 @@ class Member:
 
     node: Node
     kernel: Kernel
+    source: Ref  #: the rollouts that it looks at
+    rows: tuple[str, ...]  #: what of them, by name; members of one launch read the same rows
     call: Callable[[Rollouts], Call]
 
 
@@ -62,64 +70,63 @@ class FusedReward:
 
 
 def fuse(graph: Graph, context: Context) -> Graph:
-    """Let kernels over the same rollouts run in one launch, and note what stays apart, and why."""
+    """Let kernels over the same rows run in one launch, build it, and note what stays apart, and why.
+
+    Nodes stay, and with them the deadline, the statuses and the metrics of each reward; what changes is where their
+    values come from. Totals stay too: which rows count in them is known only when every reward has its statuses.
+
+    Raises:
+        KernelError: A kernel does not compile.
+        UserError: The back end that ``DOVETAIL_KERNELS`` demands is not to be had.
+    """
     groups: dict[tuple[Ref, tuple[str, ...]], list[Member]] = {}
-    alone: list[str] = []
+    apart: list[str] = []
     for node in graph:
         found = _member(graph, node)
         if isinstance(found, Member):
-            names = tuple(p.name for p in found.kernel.source.having("row"))
-            groups.setdefault((_source(graph, node), names), []).append(found)
+            groups.setdefault((found.source, found.rows), []).append(found)
         elif found:
-            alone.append(f"fuse: {node.name} runs apart: {found}")
-    if not groups:
-        context.notes.append("fuse: no row kernels in this graph")
-        return graph
+            apart.append(f"{node.name} runs apart: {found}")
     for (source, names), members in groups.items():
-        what = f"{', '.join(names)} of {source}"
+        rows = f"{', '.join(names)} of {source}"
+        # Rollouts live on the CPU. What is built now takes no time of the first batch's deadline.
+        back_end = choose(Program.of(tuple(member.kernel for member in members)), torch.device("cpu"))
         if len(members) == 1:
-            alone.append(f"fuse: {members[0].node.name} runs apart: no other kernel reads {what}")
+            why = f"other kernels read other rows than {rows}" if len(groups) > 1 else f"no other kernel reads {rows}"
+            apart.append(f"{members[0].node.name} runs apart, on {back_end}: {why}")
             continue
         shared = SharedLaunch(members)
         for index, member in enumerate(members):
             graph = graph.put(_fused(member, shared, index))
-        context.notes.append(f"fuse: {' + '.join(m.node.name for m in members)} are one launch over {what}")
-    context.notes += alone
+        together = " + ".join(member.node.name for member in members)
+        context.notes.append(f"fuse: {together} are one launch over {rows}, on {back_end}")
+    context.notes += [f"fuse: {line}" for line in apart] if groups else ["fuse: no row kernels in this graph"]
     return graph
 
 
 def _member(graph: Graph, node: Node) -> Member | str | None:
-    """A candidate, the reason why it is none, or None for what is no reward and no kernel."""
+    """A candidate, the reason why it is none, or None for what is neither a reward nor a kernel."""
     part = node.op.part
-    if part and part.kind == "rewards":
-        # A function that serves as a reward carries its kernel where its options are bound.
-        function = getattr(part.instance.score, "func", part.instance.score)
-        kernel = kernel_of(function)
-        if kernel is None:
-            return "host code"
-        if part.in_process:
-            return "it is scored in a process of its own"
-        if outs := kernel.source.having("out"):
-            return f"it writes {outs[0].name} for each token"
+    kernel, owner, options = find_kernel(part or node.op.function)
+    if kernel is None:
+        return "it is host code" if node.op.name == "reward" else None
+    if part and node.op.name != "reward":
+        return "it reads what other nodes compute"
+    if part and part.in_process:
+        return "it is scored in a process of its own"
+    if written := kernel.source.having("out"):
+        return f"it writes {written[0].name} for each token"
+    asked = part.asks_for("score") if part else tuple(node.inputs)
+    source = _source(graph, node)
+    if source is None or not _FACTS.issuperset(asked):
+        return "it reads more than rollouts"
+    own = [owner] if kernel.is_method else []
+    settings = options if part else node.options
 
-        def call(rollouts: Rollouts) -> Call:
-            given = {name: getattr(rollouts, name) for name in part.asks_for("score")}
-            score = part.instance.score
-            bound = getattr(score, "__self__", None)
-            return Call.bind(kernel, *([bound] if kernel.is_method else []), **given, **getattr(score, "keywords", {}))
+    def call(rollouts: Rollouts) -> Call:
+        return Call.bind(kernel, *own, **{name: getattr(rollouts, name) for name in asked}, **settings)
 
-        return Member(node, kernel, call)
-    if kernel := kernel_of(node.op.function):
-        sources = {ref for ref in node.inputs.values()}
-        if len(sources) > 1 or _source(graph, node) is None:
-            return "its inputs are no rollouts"
-
-        def call_op(rollouts: Rollouts) -> Call:
-            given = {name: getattr(rollouts, name) for name in node.inputs}
-            return Call.bind(kernel, **given, **node.options)
-
-        return Member(node, kernel, call_op)
-    return None
+    return Member(node, kernel, source, tuple(p.name for p in kernel.source.having("row")), call)
 
 
 def _source(graph: Graph, node: Node) -> Ref | None:

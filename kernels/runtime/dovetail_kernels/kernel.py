@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
 from dovetail.errors import did_you_mean
+from dovetail.ragged import Ragged
 from dovetail_kernels.source import KernelError, RowFunction
 
 
@@ -23,7 +25,7 @@ class Kernel:
     reference: Callable[..., Any]
     path: Path
     scratch: Callable[[int], int] | None = None
-    baseline: Callable[..., float] | None = None
+    baseline: Callable[..., Any] | None = None
 
     @functools.cached_property
     def source(self) -> RowFunction:
@@ -50,14 +52,19 @@ class Call:
     """A kernel and the values for its parameters by name: arguments of the reference, then options and tables."""
 
     kernel: Kernel
-    given: Mapping[str, Any]
+    bound: inspect.BoundArguments
 
     @classmethod
     def bind(cls, kernel: Kernel, *args: Any, **kwargs: Any) -> Call:
         """What the reference would be called with."""
         bound = kernel.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return cls(kernel, bound.arguments)
+        return cls(kernel, bound)
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """Arguments by name."""
+        return self.bound.arguments
 
     @property
     def owner(self) -> Any:
@@ -72,7 +79,7 @@ class Call:
         tables = tables_of(self.owner)
         if name in tables:
             return tables[name]
-        known = [key for key in (*self.given, *vars_of(self.owner), *tables) if key != "self"]
+        known = [*self.given, *(key for key in dir(self.owner) if not key.startswith("_")), *tables]
         raise KernelError(
             f"the row function {self.kernel.name!r} asks for {name!r}, which is no argument, option or table",
             where=[str(self.kernel.path)],
@@ -81,21 +88,24 @@ class Call:
 
     def refer(self) -> Any:
         """Let torch do it."""
-        positional = [value for name, value in self.given.items() if self._kind(name) != "keyword"]
-        named = {name: value for name, value in self.given.items() if self._kind(name) == "keyword"}
-        return self.kernel.reference(*positional, **named)
+        return self.kernel.reference(*self.bound.args, **self.bound.kwargs)
 
-    def _kind(self, name: str) -> str:
-        parameter = self.kernel.signature.parameters[name]
-        return "keyword" if parameter.kind is parameter.KEYWORD_ONLY else "positional"
-
-
-def vars_of(owner: Any) -> list[str]:
-    return (
-        [field.alias for field in attrs.fields(type(owner))]
-        if attrs.has(type(owner))
-        else list(vars(owner) if owner else ())
-    )
+    def plain(self) -> list[Tensor]:
+        """What the baseline in plain Python gives: the scores ``[B]``, if there are any, and what is written, float64."""
+        assert self.kernel.baseline is not None
+        rows = self.value(self.kernel.source.having("row")[0].name)
+        wanted = {name: self.value(name) for name in inspect.signature(self.kernel.baseline).parameters}
+        lists = {name: value.tolist() for name, value in wanted.items() if isinstance(value, Ragged)}
+        # A tensor among the arguments holds a number per row; any other one is a table.
+        lists |= {n: v.tolist() for n, v in wanted.items() if isinstance(v, Tensor) and n in self.given}
+        width = int(self.kernel.source.scores) + len(self.kernel.source.having("out"))
+        columns: list[list[float]] = [[] for _ in range(width)]
+        for row in range(len(rows)):
+            given = {name: lists[name][row] if name in lists else value for name, value in wanted.items()}
+            result = self.kernel.baseline(**given)
+            for column, values in zip(columns, result if isinstance(result, tuple) else (result,), strict=True):
+                column += values if isinstance(values, list) else [values]
+        return [torch.tensor(column, dtype=torch.float64) for column in columns]
 
 
 _tables: dict[int, tuple[Any, Mapping[str, Tensor]]] = {}
@@ -108,6 +118,6 @@ def tables_of(owner: Any) -> Mapping[str, Tensor]:
         return {}
     kept = _tables.get(id(owner))
     if kept is None or kept[0]() is not owner:
-        reference = weakref.ref(owner, lambda _, key=id(owner): _tables.pop(key, None))
-        kept = _tables[id(owner)] = reference, make()
+        key = id(owner)
+        kept = _tables[key] = weakref.ref(owner, lambda _: _tables.pop(key, None)), make()
     return kept[1]

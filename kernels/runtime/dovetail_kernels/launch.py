@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,52 +13,58 @@ from torch import Tensor
 from dovetail.ragged import Ragged
 from dovetail_kernels.backends import choose
 from dovetail_kernels.kernel import Call
-from dovetail_kernels.program import DTYPES, Program, check_rows, launch_op
+from dovetail_kernels.program import DTYPES, Program, check_rows, launch_op, run
 from dovetail_kernels.source import KernelError, Parameter
 
 
 @attrs.frozen(eq=False)
 class Launched:
-    """What came of a launch."""
+    """What came of a launch, on the device of the rows."""
 
-    parts: Tensor  #: ``[K, B]`` float32, the score of each call; 0 for one that gives none
+    parts: Tensor  #: ``[K, B]`` float32, the score of each call; undefined for one that gives none
     total: Tensor  #: ``[B]`` float32, their weighted sum
     results: tuple[Any, ...]  #: of each call, as its reference would give it
 
 
-def launch(calls: Sequence[Call], weights: Sequence[float] | None = None) -> Launched:
+def launch(calls: Sequence[Call], weights: Sequence[float] | None = None, *, back_end: str | None = None) -> Launched:
     """Run kernels over the same rows at once.
+
+    Where a gradient is wanted, torch computes it: row functions have none.
+
+    Args:
+        calls: What to run.
+        weights: Of their scores in the total; 1 if they are not given.
+        back_end: ``cuda``, ``cpu`` or ``reference``; None lets ``DOVETAIL_KERNELS`` and the machine decide.
 
     Raises:
         KernelError: An argument has another dtype, device or shape than the row function reads, or token ids are
             negative or beyond the vocabulary.
-        UserError: The back end that ``DOVETAIL_KERNELS`` demands is not to be had.
+        UserError: The back end that is demanded is not to be had.
     """
     weights = [1.0] * len(calls) if weights is None else weights
     program = Program.of(tuple(call.kernel for call in calls))
-    rows = _rows(calls)
-    if _wants_gradient(rows) or choose(program, rows.values.device) == "reference":
+    rows = rows_of(calls)
+    tensors, numbers = inputs_of(calls, rows)
+    chosen = "reference" if _wants_gradient(calls) else choose(program, rows.values.device, back_end)
+    if chosen == "reference":
         return _referred(calls, rows, weights)
-    memo: dict[int, Tensor] = {}
-    tensors, numbers = [], []
-    for call in calls:
-        for parameter in call.kernel.source.parameters:
-            if parameter.role == "number":
-                numbers.append(float(call.value(parameter.name)))
-            elif parameter.role != "out":
-                tensors.append(_tensor(call, parameter, rows, memo))
-    weighing = torch.tensor(weights, dtype=torch.float32, device=rows.values.device)
-    parts, total, *written = launch_op()(program.name, rows.offsets, tensors, numbers, weighing)
-    outputs = iter(written)
+    device = torch.device("cuda") if chosen == "cuda" else rows.values.device
+    weighing = torch.tensor(weights, dtype=torch.float32, device=device)
+    moved = [tensor.to(device) for tensor in tensors]
+    # The operator is for what looks at programs: its first use costs a second, and each one some microseconds.
+    launching = run if _is_real(rows.values) else launch_op()
+    outputs = launching(program.name, rows.offsets.to(device).contiguous(), moved, numbers, weighing)
+    parts, total, *written = (output.to(rows.values.device) for output in outputs)
+    per_token = iter(written)
     results = []
     for call, score in zip(calls, parts, strict=True):
-        own = [rows.with_values(next(outputs)) for _ in call.kernel.source.having("out")]
+        own = [rows.with_values(next(per_token)) for _ in call.kernel.source.having("out")]
         given = [*([score] if call.kernel.source.scores else []), *own]
         results.append(given[0] if len(given) == 1 else tuple(given))
     return Launched(parts, total, tuple(results))
 
 
-def _rows(calls: Sequence[Call]) -> Ragged:
+def rows_of(calls: Sequence[Call]) -> Ragged:
     """The rows that all calls share."""
     found: Ragged | None = None
     for call in calls:
@@ -69,75 +76,89 @@ def _rows(calls: Sequence[Call]) -> Ragged:
                 raise _wrong(call, parameter, f"must be a Ragged, got {type(value).__name__}")
             if found is None:
                 found = value
+                if _is_real(value.values):
+                    check_rows(value.offsets, len(value.values))
             elif value.offsets is not found.offsets and not torch.equal(value.offsets, found.offsets):
-                raise _wrong(call, parameter, "has other rows than the kernel's first argument")
+                raise _wrong(call, parameter, "has other rows than the first argument of the launch")
     assert found is not None
     return found
 
 
-def _tensor(call: Call, parameter: Parameter, rows: Ragged, memo: dict[int, Tensor]) -> Tensor:
-    """What a pointer points to, checked; what several kernels read is made ready once."""
-    value = call.value(parameter.name)
-    given = value.values if isinstance(value, Ragged) else value
-    if not isinstance(given, Tensor):
-        raise _wrong(call, parameter, f"must be a tensor, got {type(given).__name__}")
-    if parameter.role == "table":
+def inputs_of(calls: Sequence[Call], rows: Ragged) -> tuple[list[Tensor], list[float]]:
+    """What the row functions read, checked, in the order of their parameters: tensors, and numbers."""
+    ready: dict[tuple[int, str], Tensor] = {}  # what several kernels read is made ready once
+    tensors, numbers = [], []
+    for call in calls:
+        for parameter in call.kernel.source.parameters:
+            if parameter.role == "number":
+                numbers.append(float(call.value(parameter.name)))
+            elif parameter.role != "out":
+                value = call.value(parameter.name)
+                given = value.values if isinstance(value, Ragged) else value
+                if not isinstance(given, Tensor):
+                    raise _wrong(call, parameter, f"must be a tensor, got {type(given).__name__}")
+                key = id(given), parameter.role
+                if key not in ready:
+                    ready[key] = _ready(call, parameter, given, rows)
+                if ready[key].dtype != DTYPES[parameter.ctype]:
+                    raise _wrong(call, parameter, f"must be {DTYPES[parameter.ctype]}, got {given.dtype}")
+                tensors.append(ready[key])
+    return tensors, numbers
+
+
+def _ready(call: Call, parameter: Parameter, given: Tensor, rows: Ragged) -> Tensor:
+    """A tensor as row functions read it: 32-bit whole numbers, bytes for bools, without gaps."""
+    if parameter.role == "table" and parameter.name not in call.given:
         given = given.to(rows.values.device)
     if given.device != rows.values.device:
         raise _wrong(call, parameter, f"is on {given.device}, and the rows on {rows.values.device}")
-    if id(given) not in memo:
-        memo[id(given)] = _ready(call, parameter, given)
-    if memo[id(given)].dtype != DTYPES[parameter.ctype]:
-        raise _wrong(call, parameter, f"must be {DTYPES[parameter.ctype]}, got {given.dtype}")
-    if parameter.role == "row" and (given.ndim != 1):
+    if parameter.role == "row" and given.ndim != 1:
         raise _wrong(call, parameter, f"must hold a number for each token, got shape {list(given.shape)}")
-    return memo[id(given)]
-
-
-def _ready(call: Call, parameter: Parameter, given: Tensor) -> Tensor:
     if given.dtype == torch.bool:
         given = given.to(torch.uint8)
-    if parameter.role == "row" and parameter.ctype == "int" and not given.is_floating_point():
-        _check_ids(call, parameter, given)
+    if given.dtype == torch.int64 and parameter.ctype == "int":
+        _check_whole(call, parameter, given)
         given = given.to(torch.int32)
+    elif parameter.role == "row" and given.dtype == torch.int32:
+        _check_whole(call, parameter, given)
     return given.detach().contiguous()
 
 
-def _check_ids(call: Call, parameter: Parameter, ids: Tensor) -> None:
-    """Whole numbers per token are token ids."""
-    if not ids.numel() or not _is_real(ids):
+def _check_whole(call: Call, parameter: Parameter, given: Tensor) -> None:
+    """Whole numbers per token are token ids; those of tables must fit 32 bits."""
+    if not given.numel() or not _is_real(given):
         return
-    low, high = (int(bound) for bound in ids.aminmax())
+    low, high = (int(bound) for bound in given.aminmax())
+    if parameter.role == "table":
+        if low < -(2**31) or high >= 2**31:
+            raise _wrong(call, parameter, f"holds {low if low < -(2**31) else high}, which does not fit 32 bits")
+        return
     limit = getattr(call.owner, "vocabulary", None) or 2**31
     if low < 0 or high >= limit:
-        bad = low if low < 0 else high
-        raise _wrong(call, parameter, f"holds {bad}, which is no token id from 0 to {limit - 1}")
+        raise _wrong(call, parameter, f"holds {low if low < 0 else high}, which is no token id from 0 to {limit - 1}")
 
 
 def _is_real(tensor: Tensor) -> bool:
-    """Not traced, and not under capture: its values can be looked at."""
-    from torch._subclasses import FakeTensor
-
+    """Its values can be looked at: it is not traced, and not under capture, when nothing may wait for the device."""
+    fakes = sys.modules.get("torch._subclasses.fake_tensor")  # it is large, and whoever fakes has loaded it
+    is_fake = fakes is not None and isinstance(tensor, fakes.FakeTensor)
     capturing = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
-    return not isinstance(tensor, FakeTensor) and not torch.compiler.is_compiling() and not capturing
+    return not is_fake and not torch.compiler.is_compiling() and not capturing
 
 
-def _wants_gradient(rows: Ragged) -> bool:
-    return torch.is_grad_enabled() and rows.values.requires_grad
+def _wants_gradient(calls: Sequence[Call]) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    given = (value.values if isinstance(value, Ragged) else value for call in calls for value in call.given.values())
+    return any(isinstance(value, Tensor) and value.requires_grad for value in given)
 
 
 def _referred(calls: Sequence[Call], rows: Ragged, weights: Sequence[float]) -> Launched:
-    if _is_real(rows.values):
-        check_rows(rows.offsets, len(rows.values))
-        for call in calls:
-            for parameter in call.kernel.source.having("row"):
-                _tensor(call, parameter, rows, {})
     results = tuple(call.refer() for call in calls)
-    scores = []
-    for call, result in zip(calls, results, strict=True):
-        score = result[0] if isinstance(result, tuple) else result
-        scores.append(score.float() if call.kernel.source.scores else score.new_zeros(len(rows)))
-    parts = torch.stack(scores)
+    firsts = [result[0] if isinstance(result, tuple) else result for result in results]
+    nothing = torch.zeros(len(rows), device=rows.values.device)
+    scoring = [call.kernel.source.scores for call in calls]
+    parts = torch.stack([score.float() if scores else nothing for score, scores in zip(firsts, scoring, strict=True)])
     return Launched(parts, torch.tensor(weights, device=parts.device) @ parts, results)
 
 

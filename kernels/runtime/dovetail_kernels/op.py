@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dovetail.parts import HOOKS_BY_KIND, Part
 from dovetail_kernels.kernel import Call, Kernel
 
 
@@ -64,6 +65,9 @@ def _node(kernel: Kernel, call: Callable[..., Any]) -> Callable[..., Any]:
     return op(function)
 
 
-def kernel_of(function: Any) -> Kernel | None:
-    """The kernel behind a decorated function or method."""
-    return getattr(function, "kernel", None)
+def find_kernel(given: Part | Callable[..., Any] | None) -> tuple[Kernel | None, Any, Mapping[str, Any]]:
+    """The kernel behind a part, or behind a function under ``@dt.kernel_op``; its object, if it is a method; its options."""
+    hook: Any = getattr(given.instance, HOOKS_BY_KIND[given.kind][0]) if isinstance(given, Part) else given
+    options = hook.keywords if isinstance(hook, functools.partial) else {}
+    function = hook.func if isinstance(hook, functools.partial) else hook
+    return getattr(function, "kernel", None), getattr(function, "__self__", None), options

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -64,42 +66,42 @@ class Program:
 _made: dict[tuple[Kernel, ...], Program] = {}
 _by_name: dict[str, Program] = {}
 _numbers = itertools.count(1)
+_once = threading.Lock()
+
+
+def run(
+    program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
+) -> list[Tensor]:
+    """Launch a program by name, on the device of its tensors.
+
+    Returns:
+        The parts ``[K, B]``, the weighted total ``[B]``, and what the kernels write per token.
+    """
+    found = _by_name[program]
+    outputs, batch = _prepared(found, offsets, tensors, numbers, weights)
+    if batch.rows:
+        from dovetail_kernels import cpu, cuda
+
+        (cuda if offsets.is_cuda else cpu).run(found, batch)
+    return outputs
+
+
+def launch_op() -> Any:
+    """``dovetail_kernels::launch``: :func:`run` as an operator of torch, for what traces, compiles or captures."""
+    with _once:  # torch takes an operator's name once
+        return _launch_op()
 
 
 @functools.cache
-def launch_op() -> torch.library.CustomOpDef:
-    """``dovetail_kernels::launch``: what torch sees of a launch, the same operator for all programs.
-
-    It returns the parts ``[K, B]``, the weighted total ``[B]``, and what the kernels write per token.
-    """
-
-    def launch(
-        program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
-    ) -> list[Tensor]:
-        outputs, batch = _prepared(_by_name[program], offsets, tensors, numbers, weights)
-        if batch.rows:
-            from dovetail_kernels.cpu import run
-
-            run(_by_name[program], batch)
-        return outputs
-
-    def on_cuda(
-        program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
-    ) -> list[Tensor]:
-        outputs, batch = _prepared(_by_name[program], offsets, tensors, numbers, weights)
-        if batch.rows:
-            from dovetail_kernels.cuda import run
-
-            run(_by_name[program], batch)
-        return outputs
-
+def _launch_op() -> Any:
     def shapes(
         program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
     ) -> list[Tensor]:
         return _outputs(_by_name[program], offsets, tensors)
 
-    op = torch.library.custom_op("dovetail_kernels::launch", launch, mutates_args=(), device_types="cpu")
-    op.register_kernel("cuda")(on_cuda)
+    schema = "(str program, Tensor offsets, Tensor[] tensors, float[] numbers, Tensor weights) -> Tensor[]"
+    devices = ("cpu", "cuda")
+    op = torch.library.custom_op("dovetail_kernels::launch", run, mutates_args=(), device_types=devices, schema=schema)
     op.register_fake(shapes)
     return op
 
@@ -121,13 +123,15 @@ def _prepared(
     outputs = _outputs(program, offsets, tensors)
     given, written = iter(tensors), iter(outputs[2:])
     pointers = [next(written if p.role == "out" else given) for _, p in program.parameters if p.role != "number"]
-    capturing = offsets.is_cuda and torch.cuda.is_current_stream_capturing()
-    # Under capture nothing may wait for the device: the whole batch bounds its longest row.
-    longest = len(tensors[0]) if capturing else int(offsets.diff().max()) if len(offsets) > 1 else 0
-    if not capturing:
-        check_rows(offsets, len(tensors[0]))
-    scratch = program.scratch(longest)
+    scratch = program.scratch(_longest(offsets, len(tensors[0])))
     return outputs, Batch(offsets, tuple(pointers), tuple(numbers), weights, outputs[0], outputs[1], scratch)
+
+
+def _longest(offsets: Tensor, tokens: int) -> int:
+    """The longest row's length. Under capture nothing may wait for the device, and the whole batch bounds it."""
+    if offsets.is_cuda and torch.cuda.is_current_stream_capturing():
+        return tokens
+    return int(offsets.diff().max()) if len(offsets) > 1 else 0
 
 
 def check_rows(offsets: Tensor, tokens: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import attrs
+
 from dovetail_kernels.source import RowFunction
 
 HEADER = Path(__file__).with_name("row.h")
@@ -31,30 +33,6 @@ extern "C" __global__ void __launch_bounds__(256) rk_launch({signature}, long lo
     __syncthreads();
   }}
 }}
-#elif defined(RK_FIBERS)
-extern "C" void rk_emulate({signature}, long long scratch_bytes, int nth, int seed) {{
-  std::vector<u64> reduced(nth);
-  Fibers fibers;
-  for (long long row = 0; row < rows; row++) {{
-    char* scratch = (char*)malloc(scratch_bytes);
-    memset(scratch, 0xCD, scratch_bytes);
-    fibers.run(nth, row, scratch, reduced.data(), seed * 7919 + (u32)row, [&](Ctx& c) {{ rk_row(c, {passed}); }});
-    free(scratch);
-  }}
-}}
-#elif defined(RK_THREADS)
-extern "C" void rk_emulate({signature}, long long scratch_bytes, int nth, int) {{
-  std::vector<u64> reduced(nth);
-  for (long long row = 0; row < rows; row++) {{
-    char* scratch = (char*)malloc(scratch_bytes);
-    std::barrier<> barrier(nth);
-    std::vector<std::thread> threads;
-    for (int i = 0; i < nth; i++)
-      threads.emplace_back([&, i] {{ Ctx c{{i, nth, row, scratch, reduced.data(), &barrier}}; rk_row(c, {passed}); }});
-    for (auto& thread : threads) thread.join();
-    free(scratch);
-  }}
-}}
 #else
 // 0, or 1 if there is no memory for the scratch of `threads` threads.
 extern "C" int rk_launch({signature}, long long scratch_bytes, int threads) {{
@@ -68,7 +46,9 @@ extern "C" int rk_launch({signature}, long long scratch_bytes, int threads) {{
     free(scratch);
   }};
   std::vector<std::thread> others;
-  for (int i = 1; i < threads; i++) others.emplace_back(work);
+  try {{
+    for (int i = 1; i < threads; i++) others.emplace_back(work);
+  }} catch (...) {{}}  // the system gives no more threads: those that there are do the work
   work();
   for (auto& thread : others) thread.join();
   return failed;
@@ -77,29 +57,42 @@ extern "C" int rk_launch({signature}, long long scratch_bytes, int threads) {{
 """
 
 
-def translation_unit(functions: Sequence[RowFunction]) -> str:
-    """The C++ text of one launch. ``#line`` lets compilers name the plugin's own file."""
+_SIGNATURE = "const long long* offsets, long long rows, const float* weights, float* parts, float* total"
+
+
+@attrs.frozen
+class Wrapped:
+    """C++ pieces of one launch."""
+
+    sources: str  #: the row functions in namespaces of their own
+    row: str  #: ``rk_row``, which calls them all for one row
+    signature: str  #: parameters of a launch
+    passed: str  #: the same, as arguments
+
+
+def wrap(functions: Sequence[RowFunction]) -> Wrapped:
+    """The pieces from which launches are made. ``#line`` lets compilers name the plugin's own file."""
     names, declared, calls = [], [], []
     for index, function in enumerate(functions):
         own = [f"k{index}_{parameter.name}" for parameter in function.parameters]
         declared += [f", {p.declaration} {name}" for p, name in zip(function.parameters, own, strict=True)]
         names += own
         calls.append(_call(function, index))
-    signature = "const long long* offsets, long long rows, const float* weights, float* parts, float* total"
+    sources = [f'namespace k{n} {{\n#line 1 "{f.path}"\n{f.text}\n}}' for n, f in enumerate(functions)]
+    row = _ROW.format(declared="".join(declared), calls="\n".join(calls))
     passed = "".join(["offsets, rows, weights, parts, total", *(f", {name}" for name in names)])
-    sources = [
-        f'namespace k{index} {{\n#line 1 "{function.path}"\n{function.text}\n}}'
-        for index, function in enumerate(functions)
-    ]
-    return "\n".join(
-        [
-            f'#line 1 "{HEADER}"\n{HEADER.read_text(encoding="utf-8")}',
-            *sources,
-            '#line 1 "the generated wrapper"',
-            _ROW.format(declared="".join(declared), calls="\n".join(calls)),
-            _MAINS.format(signature=signature + "".join(declared), passed=passed),
-        ]
-    )
+    return Wrapped("\n".join(sources), row, _SIGNATURE + "".join(declared), passed)
+
+
+def header() -> str:
+    return f'#line 1 "{HEADER}"\n{HEADER.read_text(encoding="utf-8")}'
+
+
+def translation_unit(functions: Sequence[RowFunction]) -> str:
+    """The C++ text of one launch, for CUDA and for the CPU."""
+    wrapped = wrap(functions)
+    mains = _MAINS.format(signature=wrapped.signature, passed=wrapped.passed)
+    return "\n".join([header(), wrapped.sources, '#line 1 "the generated wrapper"', wrapped.row, mains])
 
 
 def _call(function: RowFunction, index: int) -> str:

@@ -89,8 +89,12 @@ class Code:
         Raises:
             UserError: The sandbox's tier does not work on this machine.
         """
-        from dovetail_code.episode import CodeEpisode
+        import asyncio
 
+        from dovetail_code.episode import CodeEpisode
+        from dovetail_code.grading import sandbox_for
+
+        await asyncio.to_thread(sandbox_for, self)  # the first time it tries the tiers
         return CodeEpisode(self)
 
     @hookimpl

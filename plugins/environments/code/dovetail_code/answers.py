@@ -36,10 +36,8 @@ def program(text: str, rule: str, prefix: str, functions: Sequence[str]) -> str 
 def defines(code: str, functions: Sequence[str]) -> bool:
     """Whether it defines one of the functions at its top level."""
     names = "|".join(map(re.escape, functions))
-    return (
-        bool(names)
-        and re.search(rf"^(?:async[ \t]+)?(?:def|class)[ \t]+(?:{names})\b|^(?:{names})[ \t]*=", code, re.M) is not None
-    )
+    definition = rf"^(?:async[ \t]+)?(?:def|class)[ \t]+(?:{names})\b|^(?:{names})[ \t]*="
+    return bool(functions) and re.search(definition, code, re.M) is not None
 
 
 def _continued(prefix: str, code: str, is_block: bool) -> str:

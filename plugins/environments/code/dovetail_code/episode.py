@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dovetail import Message, StepResult, StopReason, Task, ToolSpec
 from dovetail_code.answers import program
 from dovetail_code.feedback import told
-from dovetail_code.grading import components, grade, sandbox_for, worth
+from dovetail_code.grading import components, grade, worth
 
 if TYPE_CHECKING:
     from dovetail_code import Code
@@ -22,7 +22,6 @@ class CodeEpisode:
     agents: Sequence[str] = ("agent",)
 
     def __init__(self, options: Code) -> None:
-        sandbox_for(options)
         self._options = options
         self._task: Task | None = None
         self._turn = 0

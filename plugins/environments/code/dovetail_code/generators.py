@@ -27,8 +27,8 @@ _ON_LISTS = (
 )
 _ON_TEXTS = (
     ("x in upper case", "x.upper()", str.upper),
-    ("the length", "len(x)", len),
-    ("x in reverse", "x[::-1]", lambda x: x[::-1]),
+    ("the number of letters", "len(x)", len),
+    ("x backwards", "x[::-1]", lambda x: x[::-1]),
     ("x {n} times", "x * {n}", lambda x, n: x * n),
     ("the first {n} letters", "x[:{n}]", lambda x, n: x[:n]),
     ("the last {n} letters", "x[-{n}:]", lambda x, n: x[-n:]),

@@ -93,9 +93,8 @@ def _mbpp(row: Mapping[str, Any]) -> Problem:
     called = [name for name in functions if re.search(rf"\b{name}\(", asserts)]
     if not called:
         raise ValueError("its tests call none of the functions that its code defines")
-    return Problem(
-        prompt, f"```python\n{row['code']}\n```", called, setup=setup, asserts=asserts, name=str(row.get("task_id", ""))
-    )
+    solution, name = f"```python\n{row['code']}\n```", str(row.get("task_id", ""))
+    return Problem(prompt, solution, called, setup=setup, asserts=asserts, name=name)
 
 
 def _own(row: Mapping[str, Any]) -> Problem:

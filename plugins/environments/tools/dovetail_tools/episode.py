@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dovetail_tools import Tools
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
+_WRONG = {"correct": 0.0}
 _SYNTAX = {
     "hermes": '<tool_call>{"name": "<tool>", "arguments": {…}}</tool_call>',
     "llama": '{"name": "<tool>", "parameters": {…}} and nothing else',
@@ -88,7 +89,10 @@ class ToolEpisode:
         return StepResult(
             messages=messages,
             reward=reward,
-            reward_components={"steps": reward} if self._options.step_reward else {},
+            reward_components={
+                **({"steps": reward} if self._options.step_reward else {}),
+                **(_WRONG if is_last else {}),
+            },
             truncated=is_last,
             stop_reason=StopReason.MAX_TURNS if is_last else None,
             info={"calls": [{"name": m.name, "ok": m.meta["ok"]} for m in messages]},

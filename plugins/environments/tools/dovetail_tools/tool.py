@@ -47,6 +47,12 @@ class Tool:
     spec: ToolSpec
     timeout: float = 10.0
     longest: int = 4096
+    _hints: Mapping[str, Any] = attrs.field(
+        init=False, default=attrs.Factory(lambda self: typing.get_type_hints(self.function), takes_self=True)
+    )
+    _parameters: Mapping[str, inspect.Parameter] = attrs.field(
+        init=False, default=attrs.Factory(lambda self: inspect.signature(self.function).parameters, takes_self=True)
+    )
 
     @property
     def name(self) -> str:
@@ -77,7 +83,7 @@ class Tool:
             given = json.loads(arguments or "{}")
         except (ValueError, RecursionError) as error:
             raise ToolError(f"the arguments are no JSON: {error}") from None
-        parameters = inspect.signature(self.function).parameters
+        parameters = self._parameters
         if not isinstance(given, dict):
             given = dict(zip(parameters, [given], strict=False))  # a bare value is the first parameter
         unknown = [name for name in given if name not in parameters]
@@ -85,9 +91,8 @@ class Tool:
         if unknown or missing:
             problem = f"unknown argument {unknown[0]!r}" if unknown else f"the argument {missing[0]!r} is missing"
             raise ToolError(f"{problem}; {self.name} takes {', '.join(parameters) or 'none'}")
-        hints = typing.get_type_hints(self.function)
         try:
-            return {name: read_value(value, hints.get(name, Any)) for name, value in given.items()}
+            return {name: read_value(value, self._hints.get(name, Any)) for name, value in given.items()}
         except Mistake as error:
             raise ToolError(f"an argument does not fit: {error}") from None
 

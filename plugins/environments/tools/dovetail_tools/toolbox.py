@@ -92,7 +92,7 @@ def _calculator(options: Tools) -> Callable[..., Any]:
 
     most = options.operations
 
-    def calculator(expression: str) -> str:
+    async def calculator(expression: str) -> str:  # bounded in time, so it needs no thread
         """Compute an arithmetic expression.
 
         Args:
@@ -109,7 +109,7 @@ def _search(options: Tools) -> Callable[..., Any]:
     assert options.corpus is not None
     index = shared_index(options.corpus)
 
-    def search(query: str, limit: int = 3) -> str:
+    async def search(query: str, limit: int = 3) -> str:
         """Find texts that share words with a query.
 
         Args:

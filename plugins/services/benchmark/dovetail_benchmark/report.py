@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import attrs
 
@@ -80,8 +81,8 @@ def _summary(steps: Sequence[StepRecord], left_out: int, speed: float) -> str:
     return f"{len(steps)} steps{first}; {speed:,.0f} tokens/s; RSS at most {resident:,.0f} MB{peak}."
 
 
-def picture(steps: Sequence[StepRecord], path: Path) -> Path:
-    """Phases, tokens/s and memory by step, as an image; a UserError if matplotlib is missing."""
+def canvas(size: tuple[float, float]) -> Any:
+    """An empty figure, inches wide and high; a UserError if matplotlib is missing."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -89,9 +90,15 @@ def picture(steps: Sequence[StepRecord], path: Path) -> Path:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
         raise UserError("a picture needs matplotlib", hint='pip install "dovetail-benchmark[plot]"') from error
-    numbers = [step.step for step in steps]
-    figure = Figure(figsize=(8, 7), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def picture(steps: Sequence[StepRecord], path: Path) -> Path:
+    """Phases, tokens/s and memory by step, as an image; a UserError if matplotlib is missing."""
+    figure = canvas((8, 7))
+    numbers = [step.step for step in steps]
     phases, speed, memory = figure.subplots(3, 1, sharex=True, height_ratios=[2, 1, 1])
     names = list(dict.fromkeys(name for step in steps for name in step.phases))
     bottom = [0.0] * len(steps)

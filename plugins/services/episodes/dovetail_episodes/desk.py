@@ -30,16 +30,21 @@ class Desk:
         self._waiting: list[Request] = []
         self._in_flight = 0
 
-    def enter(self) -> None:
-        """An episode begins."""
+    def enter(self, count: int) -> None:
+        """Episodes begin, or are about to."""
         with self._condition:
-            self._in_flight += 1
+            self._in_flight += count
 
     def leave(self) -> None:
         """An episode has ended."""
         with self._condition:
             self._in_flight -= 1
             self._condition.notify()
+
+    def wait_until_empty(self, timeout: float) -> None:
+        """Until no episode is left, or at most ``timeout`` seconds."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._in_flight <= 0, timeout)
 
     async def ask(self, row: int, prompt: list[int], seed: int, limit: int) -> Turn:
         """The policy's turn after ``prompt``; whoever asks waits, and the others go on."""

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import attrs
@@ -20,7 +21,7 @@ from dovetail.sampling import Sampling
 from dovetail.settings import TrainSettings
 from dovetail_episodes.conversation import Conversation
 from dovetail_episodes.desk import Desk, Request, Turn
-from dovetail_episodes.episode import Episode, Table
+from dovetail_episodes.episode import CLOSING_SECONDS, Episode, Table
 from dovetail_episodes.rendering import Renderer
 from dovetail_episodes.reward import EnvironmentReward
 from dovetail_episodes.rows import as_rollouts, metrics_of
@@ -114,28 +115,33 @@ class _Game:
 
     def play(self) -> None:
         """Until every episode has ended, or one has raised what is wrong in all of them."""
-        for _ in range(min(self._driver.settings.in_flight, len(self._left))):
-            self._desk.enter()
-        lanes = [
-            self._offloader.submit(self._lane()) for _ in range(min(self._driver.settings.in_flight, len(self._left)))
-        ]
+        count = min(self._driver.settings.in_flight, len(self._left))
+        self._desk.enter(count)
+        self._offloader.submit(_use_daemon_threads()).result()
+        lanes = [self._offloader.submit(self._lane()) for _ in range(count)]
         silence = self._table.step_timeout + _GRACE_SECONDS
         try:
             while not self._errors and (requests := self._desk.take(self._driver.settings.patience, silence)):
                 self._desk.answer(requests, self._sample(requests))
-        except TimeoutError as error:  # something holds the event loop itself
+        except TimeoutError as error:  # something holds the event loop itself, so there is nobody to wait for
             self._offloader.close()
             for episode in self._episodes:
                 episode.give_up(f"the event loop is held up: {error}")
-        finally:
-            for lane in lanes:
-                lane.cancel()
+        except BaseException:
+            self._stop(lanes)
+            raise
         if self._errors:
+            self._stop(lanes)
             raise self._errors[0]
+
+    def _stop(self, lanes: Sequence[Future[Any]]) -> None:
+        """Cancel what still plays, and let it close its environments."""
+        for lane in lanes:
+            lane.cancel()
+        self._desk.wait_until_empty(CLOSING_SECONDS)
 
     async def _lane(self) -> None:
         """Play one episode after the other, as long as there are any."""
-        asyncio.get_running_loop().set_default_executor(DaemonThreads())
         try:
             while self._left:
                 await self._left.popleft().play(self._driver.make, self._table)
@@ -169,3 +175,8 @@ class _Game:
         rows = zip(generated.completions.tolist(), generated.logprobs.tolist(), strict=True)
         turns = {id(request): turn for request, turn in zip(ordered, rows, strict=True)}
         return [turns[id(request)] for request in requests]
+
+
+async def _use_daemon_threads() -> None:
+    """Let blocking environments of this loop run where a call that hangs blocks nobody."""
+    asyncio.get_running_loop().set_default_executor(DaemonThreads())

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import attrs
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError, DovetailError
 from dovetail.messages import Environment, StepResult, StopReason, Task
 from dovetail.parts import line_of
 from dovetail.rollouts import RewardStatus
@@ -18,7 +18,7 @@ from dovetail_episodes.desk import Desk
 from dovetail_episodes.settings import EpisodeSettings
 
 T = TypeVar("T")
-_CLOSING_SECONDS = 5.0
+CLOSING_SECONDS = 5.0  # that an environment has to give back what it holds
 _UNPLAYED = "it was not played to its end"
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -112,6 +112,12 @@ class Episode:
         conversation = self.conversations[name]
         conversation.hear(before.messages)
         limit, reason = table.room(conversation, self.counts["turns"])
+        if reason == StopReason.CONTEXT_OVERFLOW and not conversation.turns:
+            length, hint = len(conversation.tokens), "shorten or filter the prompts"
+            problem = (
+                f"the prompt of task {self.task.id!r} has {length} tokens, and the model a context of {table.context}"
+            )
+            raise DataError(problem, hint=hint)
         if reason is not None:
             return StepResult(truncated=True, stop_reason=reason)
         seed = (self.turn_seed + self.counts["turns"] * _GOLDEN) % 2**62
@@ -139,7 +145,7 @@ class Episode:
     async def _close(self, environment: Environment) -> None:
         """Ask the environment to give back what it holds; one that does not must not cost the episode its result."""
         try:
-            await within(_CLOSING_SECONDS, "close", environment.close())
+            await within(CLOSING_SECONDS, "close", environment.close())
         except Exception:
             self.counts["close_failures"] += 1
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dovetail_sandbox.results import Failure, Limits, Result, Status, Verdict
     from dovetail_sandbox.sandbox import Sandbox, Tests, shared
+    from dovetail_sandbox.session import Session
     from dovetail_sandbox.tiers import probe
 
-__all__ = ["Failure", "Limits", "Result", "Sandbox", "Status", "Tests", "Verdict", "probe", "shared"]
+__all__ = ["Failure", "Limits", "Result", "Sandbox", "Session", "Status", "Tests", "Verdict", "probe", "shared"]
 
-_HOME = {"Sandbox": "sandbox", "Tests": "sandbox", "shared": "sandbox", "probe": "tiers"}
+_HOME = {"Sandbox": "sandbox", "Session": "session", "Tests": "sandbox", "shared": "sandbox", "probe": "tiers"}
 
 
 def __getattr__(name: str) -> Any:

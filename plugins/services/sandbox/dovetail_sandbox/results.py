@@ -109,14 +109,14 @@ def read_report(report: Mapping[str, Any] | None, is_too_long: bool) -> tuple[St
     ended, code, stages = report.get("ended"), report.get("exit"), report["stages"]
     if not stages:
         return Status.SANDBOX_ERROR, report.get("problem", "the sandbox could not be set up")
+    if "syntax" in stages:  # it never ran, so that all its output is the interpreter's
+        return Status.SYNTAX_ERROR, "it is not Python"
     if is_too_long:
         return Status.OUTPUT_LIMIT, "it wrote more than it may"
     if ended == "disk":
         return Status.OUTPUT_LIMIT, "it filled its folder"
     if ended in ("timeout", "cancelled") or code == -signal.SIGXCPU:
         return Status.TIMEOUT, "it was too slow"
-    if "syntax" in stages:
-        return Status.SYNTAX_ERROR, "it is not Python"
     if code == OUT_OF_MEMORY or code == -signal.SIGKILL:
         return Status.MEMORY, "it needed too much memory"
     if code == 0:

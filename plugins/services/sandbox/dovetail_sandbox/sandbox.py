@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import os
 import queue
 import socket
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
@@ -16,7 +16,8 @@ import attrs
 
 from dovetail_sandbox import interpreter, tiers
 from dovetail_sandbox.results import Limits, Result, Status, Verdict, judge
-from dovetail_sandbox.server import SandboxFailure, Server, finish
+from dovetail_sandbox.server import Run, SandboxFailure, Server, finish
+from dovetail_sandbox.session import Session
 
 T = TypeVar("T")
 TierOption = Literal["auto", "strict", "basic", "none"]
@@ -34,6 +35,8 @@ class Tests:
         cases: Mappings with ``arguments`` and ``expected``, JSON values; a list may be given as a tuple.
         tolerance: Relative, of floating-point numbers in ``cases``.
     """
+
+    __test__ = False  # it is no test class, whatever pytest makes of its name
 
     functions: Sequence[str]
     asserts: str = ""
@@ -62,7 +65,7 @@ class Sandbox:
         for _ in range(workers):
             self._servers.put(None)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="dovetail-sandbox")
-        atexit.register(self.close)
+        weakref.finalize(self, _close, self._servers)
 
     def run(self, source: str, *, stdin: str = "", limits: Limits | None = None, seed: int = 0) -> Result:
         """Run a program to its end. ``seed`` is that of the module ``random``."""
@@ -94,6 +97,15 @@ class Sandbox:
             return judge(solved, tested, told)
 
         return self._tried(attempt, lambda reason: Verdict(Status.SANDBOX_ERROR, reason=reason))
+
+    def session(self, *, limits: Limits | None = None, seed: int = 0) -> Session:
+        """A Python whose names last from one piece of code to the next; ``seconds`` are those of a piece."""
+
+        def start(limits: Limits, channel: int) -> Run:
+            with self._server() as server:
+                return server().start({"mode": "session", "seed": seed}, limits, channel=channel)
+
+        return Session(start, self._threads, limits or Limits())
 
     async def run_async(self, source: str, **options: Any) -> Result:
         """As :meth:`run`, for coroutines."""
@@ -138,10 +150,14 @@ class Sandbox:
 
     def close(self) -> None:
         """End the servers that are idle. The sandbox can be used again."""
-        for _ in range(self._servers.qsize()):
-            if server := self._servers.get():
-                server.close()
-            self._servers.put(None)
+        _close(self._servers)
+
+
+def _close(servers: queue.LifoQueue[Server | None]) -> None:
+    for _ in range(servers.qsize()):
+        if server := servers.get():
+            server.close()
+        servers.put(None)
 
 
 class _Lease:

@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dovetail_sandbox.interpreter import Interpreter, unprivileged
@@ -92,12 +93,25 @@ class Server:
         self._control.close()
         try:
             self._process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:  # stopped, or swapped out; its namespace goes with it
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        except subprocess.TimeoutExpired:
+            self.kill()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """SIGKILL it and all that it has started."""
+        # bubblewrap's child is the first process of its namespace, which ends with it, and bubblewrap itself reaps it.
+        with contextlib.suppress(OSError):
+            for child in Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+        if self._tier != "strict":
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        try:
+            self._process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 class Run:
@@ -130,7 +144,10 @@ class Run:
     def read(self, reader: int) -> bool:
         """Take what has come from one of its files; False at the end of it."""
         if reader == self.report.fileno():
-            piece = self.report.recv(1 << 16)
+            try:
+                piece = self.report.recv(1 << 16)
+            except ConnectionResetError:  # it ended before it had read that we cancelled it
+                return False
             self.told += piece
             return bool(piece)
         piece = os.read(reader, 1 << 16)

@@ -1,8 +1,9 @@
-"""Write a plugin package from a template: four files that install, pass the kit and show in the list of plugins."""
+"""Write a plugin package from a template: a few files that install, pass the kit and show in the list of plugins."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import keyword
 import re
 from importlib.resources import files
@@ -13,6 +14,7 @@ from dovetail import catalog
 from dovetail.errors import UserError, did_you_mean
 
 TEMPLATES = {
+    "kernel": "rewards",
     "reward": "rewards",
     "loss": "losses",
     "advantages": "advantages",
@@ -39,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write(kind: str, name: str, parent: Path) -> Path:
-    """Write the four files and give their folder."""
+    """Write the files and give their folder."""
     folder = parent / f"dovetail-{name}"
     _check(kind, name, folder)
     stem = name.replace("-", "_")
@@ -48,14 +50,21 @@ def write(kind: str, name: str, parent: Path) -> Path:
         "kind": kind,
         "kinds": TEMPLATES[kind],
         "module": f"dovetail_{stem}",
+        "stem": stem,
         "cls": "".join(word.capitalize() for word in name.split("-")),
     }
+    is_kernel = kind == "kernel"
+    needed = ["dovetail-core>=0.1,<0.2", *(["dovetail-kernels>=0.1,<0.2"] if is_kernel else [])]
+    tested = ["dovetail-testing>=0.1,<0.2", *(["nvidia-cuda-nvrtc-cu12>=12.8"] if is_kernel else []), "pytest"]
+    words |= {"needed": json.dumps(needed), "tested": json.dumps(tested)}
     targets = {
         "pyproject.toml": "pyproject.toml",
         "README.md": "README.md",
         f"{kind}.py": f"dovetail_{stem}/__init__.py",
         f"{kind}_test.py": f"tests/test_{stem}.py",
     }
+    if is_kernel:
+        targets["kernel.cu"] = f"dovetail_{stem}/{stem}.cu"
     for template, target in targets.items():
         text = (files("dovetail_testing") / "templates" / f"{template}.txt").read_text(encoding="utf-8")
         path = folder / target

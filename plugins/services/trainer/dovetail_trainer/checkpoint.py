@@ -72,19 +72,22 @@ def load(path: Path) -> dict[str, Any]:
 def agent_files(agents: Mapping[str, Agent]) -> dict[str, Any]:
     """Weights and optimizer state of those that learn, as files of a checkpoint."""
     files: dict[str, Any] = {}
-    for name, agent in agents.items():
-        if agent.trainable:
-            files[f"{name}.safetensors"] = agent.named_parameters()
-            files[f"{name}.pt"] = {"learning": agent.learning.state_dict(), "version": agent.version}
+    for name, agent in _learners(agents).items():
+        files[f"{name}.safetensors"] = agent.named_parameters()
+        files[f"{name}.pt"] = {"learning": agent.learning.state_dict(), "version": agent.version}
     return files
+
+
+def _learners(agents: Mapping[str, Agent]) -> dict[str, Agent]:
+    """Those that learn, each by the first of its names."""
+    first = {id(agent): name for name, agent in reversed(list(agents.items())) if agent.trainable}
+    return {name: agent for name, agent in agents.items() if first.get(id(agent)) == name}
 
 
 @torch.no_grad()
 def restore_agents(agents: Mapping[str, Agent], saved: Mapping[str, Any]) -> None:
     """The other way round. An agent or a tensor that is missing or of another shape is a CheckpointError."""
-    for name, agent in agents.items():
-        if not agent.trainable:
-            continue
+    for name, agent in _learners(agents).items():
         if f"{name}.safetensors" not in saved:
             raise CheckpointError(f"the checkpoint holds no agent {name!r}")
         tensors, parameters = saved[f"{name}.safetensors"], agent.named_parameters()

@@ -28,6 +28,7 @@ class Batches:
     def __init__(self, items: Any, size: int, seed: int, *, shuffle: bool = True, name: str = "data") -> None:
         self._items = items
         self._size, self._seed, self._shuffle, self._name = size, seed, shuffle, name
+        self._weights: torch.Tensor | None = None
         self._epoch, self._order = -1, list[int]()
         self._stream, self._position = None if hasattr(items, "__getitem__") else self._endless(), 0
         if self._stream is None and not len(items):
@@ -37,8 +38,31 @@ class Batches:
         hint = "a run needs at least one task; look at the path and the filters"
         return DataError(f"{self._name} is empty", hint=hint)
 
+    @property
+    def items(self) -> Sequence[Any]:
+        """All that can be drawn; a DataError if they come as a stream."""
+        if self._stream is not None:
+            raise DataError(f"{self._name} comes as a stream, and cannot be chosen from", hint="give it as a list")
+        return self._items  # type: ignore[no-any-return]
+
+    def weigh(self, weights: torch.Tensor | None) -> None:
+        """Draw each coming batch by these weights ``[len(items)]``, none twice while there are enough; None ends it.
+
+        A weight of 0 is never drawn. Epochs then no longer count. Items that come as a stream are a DataError.
+        """
+        if weights is not None and len(weights) != len(self.items):
+            raise DataError(f"{len(self.items)} items of {self._name} need as many weights, got {len(weights)}")
+        self._weights = weights
+
+    def _drawn(self, weights: torch.Tensor, step: int) -> list[Any]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        again = int((weights > 0).sum()) < self._size
+        return [self._items[row] for row in torch.multinomial(weights, self._size, again, generator=generator).tolist()]
+
     def __call__(self, step: int) -> list[Any]:
         """The batch of a step, from 0."""
+        if self._weights is not None:
+            return self._drawn(self._weights, step)
         start = step * self._size
         if self._stream is None:
             return [self._item(place) for place in range(start, start + self._size)]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ import attrs
 
 from dovetail.errors import UserError
 from dovetail.ragged import Ragged
-from dovetail.rollouts import RewardStatus, Rollouts, Scores
+from dovetail.rollouts import Rollouts, Scores
+from dovetail_trainer.adjust import adjust, option
+from dovetail_trainer.samples import number, sample_rows
 
 TIMING = ("time/", "tokens_per_second", "rss_mb")
 
@@ -26,7 +27,9 @@ class Run:
     name: str  #: of the recipe
     step: int = attrs.field(default=0, init=False)  #: steps done
     steps: int = attrs.field(default=0, init=False)  #: steps planned
-    compiled: Any = attrs.field(default=None, init=False)  #: what runs: its graph, its plan, its agents
+    compiled: Any = attrs.field(default=None, init=False)  #: what runs: its graph, its plan
+    agents: Mapping[str, Any] = attrs.field(factory=dict, init=False)  #: by input name
+    batches: Any = attrs.field(default=None, init=False)  #: the tasks or rows, and how each step draws from them
     stop_reason: str | None = attrs.field(default=None, init=False)  #: set by :meth:`stop`
     _is_ours: bool = attrs.field(default=False, init=False)
     _added: dict[str, float] = attrs.field(factory=dict, init=False)
@@ -60,6 +63,18 @@ class Run:
         added, self._added = self._added, {}
         return added
 
+    def option(self, node: str, name: str) -> Any:
+        """The value of an option of a node of the recipe, such as ``("advantages", "kl_coef")``."""
+        return option(self.compiled, node, name)
+
+    def adjust(self, node: str, **options: Any) -> None:
+        """Set options of a node from the next step on, such as a coefficient, or the temperature of ``completions``.
+
+        What was set is not part of a checkpoint: a part that adjusts has a ``state_dict``, and adjusts again in
+        ``on_run_start``. A RecipeError tells what cannot be changed while a run is under way.
+        """
+        adjust(self.compiled, node, **options)
+
     def rewind(self, step: int) -> None:
         """Forget what was written after ``step``, so that a resumed run leaves no line twice."""
         self.step, self._is_ours = step, True
@@ -82,18 +97,18 @@ class Run:
 
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append a line; timings stand apart, because they alone differ between two equal runs."""
-        numbers = {name: _number(value) for name, value in metrics.items()}
+        numbers = {name: number(value) for name, value in metrics.items()}
         timing = {name: numbers.pop(name) for name in metrics if name.startswith(TIMING)}
         self._write_lines("metrics.jsonl", [{"step": step, "metrics": numbers, "timing": timing}], mode="a")
 
     def write_rollouts(self, step: int, rollouts: Rollouts, total: Scores | None, advantages: Ragged | None) -> None:
         """Write the samples of a step."""
-        self._write_lines(f"rollouts/step-{step:06d}.jsonl", _samples(rollouts, total, advantages))
+        self._write_lines(f"rollouts/step-{step:06d}.jsonl", sample_rows(rollouts, total, advantages))
 
     def write_invalid(self, step: int, rollouts: Rollouts) -> Path | None:
         """Write the samples that have no valid reward, each with what is needed to score it again."""
         bad = [row for row in range(len(rollouts)) if not all(bool(s.valid[row]) for s in rollouts.rewards.values())]
-        return self._write_lines(f"invalid/step-{step:06d}.jsonl", _samples(rollouts.select(bad))) if bad else None
+        return self._write_lines(f"invalid/step-{step:06d}.jsonl", sample_rows(rollouts.select(bad))) if bad else None
 
     def _write_lines(self, name: str, lines: Iterable[Mapping[str, Any]], mode: str = "w") -> Path:
         path = self.directory / name
@@ -101,33 +116,3 @@ class Run:
         with path.open(mode, encoding="utf-8") as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         return path
-
-
-def _samples(rollouts: Rollouts, total: Scores | None = None, credit: Ragged | None = None) -> Iterator[dict[str, Any]]:
-    """For each sequence its prompt, completion and task, and its scores with their status."""
-    decode = rollouts.decode
-    for row, task in enumerate(rollouts.tasks):
-        yield {
-            "task": task.id,
-            "group": int(rollouts.groups[row]),
-            "prompt": decode(rollouts.prompts[row].tolist()) if decode else "",
-            "completion": rollouts.texts[row] if decode else "",
-            "answer": task.answer if isinstance(task.answer, str | int | float | bool | None) else str(task.answer),
-            "columns": {name: str(value) for name, value in task.columns.items()},
-            "rewards": {name: _score(scores, row) for name, scores in rollouts.rewards.items()},
-            "reward": _number(total.values[row]) if total is not None else None,
-            "advantage": _number(credit[row].mean()) if credit is not None else None,
-            "finish_reason": rollouts.finish_reasons[row] if rollouts.finish_reasons else "",
-            "tokens": len(rollouts.completions[row]),
-            "policy_version": rollouts.policy_version,
-        }
-
-
-def _score(scores: Scores, row: int) -> dict[str, Any]:
-    status = RewardStatus(int(scores.status[row])).name
-    return {"value": _number(scores.values[row]), "status": status, "reason": scores.reasons.get(row, "")}
-
-
-def _number(value: Any) -> float | None:
-    """JSON knows no NaN and no infinity."""
-    return float(value) if math.isfinite(value) else None

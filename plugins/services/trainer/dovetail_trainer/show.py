@@ -8,7 +8,7 @@ from html import escape
 from typing import Literal
 
 from dovetail.errors import UserError
-from dovetail.graph.graph import Graph
+from dovetail.graph.graph import Graph, LossTerm
 from dovetail.graph.node import Node
 from dovetail.graph.recipe import Recipe, as_graph
 
@@ -51,8 +51,13 @@ def _node_changes(old: Node, new: Node) -> list[str]:
 
 
 def _learning(graph: Graph) -> dict[str, str]:
-    terms = [f"{loss.weight:g} * {loss.ref}" if loss.weight != 1 else str(loss.ref) for loss in graph.losses]
+    terms = [_term(loss) for loss in graph.losses]
     return {"loss": " + ".join(terms), "epochs": str(graph.epochs), "minibatches": str(graph.minibatches)}
+
+
+def _term(loss: LossTerm) -> str:
+    weighted = f"{loss.weight:g} * {loss.ref}" if loss.weight != 1 else str(loss.ref)
+    return f"{weighted} (after {loss.after} steps)" if loss.after else weighted
 
 
 def _changes(prefix: str, old: Mapping[str, str], new: Mapping[str, str], missing: str = "") -> list[str]:

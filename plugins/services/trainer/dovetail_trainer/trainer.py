@@ -27,16 +27,18 @@ from dovetail.graph.types import AGENT, PROMPTS, ROLLOUTS
 from dovetail.messages import Task, Tasks
 from dovetail.parts import Part, check_options
 from dovetail.registry import as_part
-from dovetail.rollouts import Rollouts, Scores
+from dovetail.rollouts import Scores
 from dovetail.runtime.collect import Collected
-from dovetail.runtime.scoring import Offloader, PendingScores, driver_of
+from dovetail.runtime.scoring import Offloader
 from dovetail.settings import TrainSettings
-from dovetail_trainer import checkpoint
+from dovetail_trainer import checkpoint, refill
+from dovetail_trainer.agents import check_tokenizers, complete_agents
 from dovetail_trainer.config.build import describe_run
 from dovetail_trainer.data import Batches, encode_rows, read_rows
 from dovetail_trainer.layouts import layout_of
 from dovetail_trainer.lock import compare_lock, plugin_lock
 from dovetail_trainer.manager import PartManager
+from dovetail_trainer.playing import play
 from dovetail_trainer.run import Run
 from dovetail_trainer.settings import DataSettings
 
@@ -51,7 +53,7 @@ class Trainer:
         recipe: A recipe, or its name.
         policy: The agent that learns.
         agents: Further agents by input name, such as ``value_model``. A reference that is not given is the policy as it
-            was at the start.
+            was at the start, a value model the policy itself, if it has a value head.
         environment: Gives tasks, and scores completions.
         prompts: Tasks or texts, instead of an environment.
         data: Rows of an offline recipe: a path, or settings.
@@ -92,18 +94,17 @@ class Trainer:
         self.prompts = None if prompts is None else [Task.of(text, id=str(row)) for row, text in enumerate(prompts)]
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
-        policy.trainable = True
         self.given_agents = dict(agents or {})
-        references = _references(self.recipe.trace(), policy, self.given_agents)
-        self.agents = {**references, **self.given_agents, "policy": policy}
+        self.agents = complete_agents(self.recipe.trace(), policy, self.given_agents)
         bound: dict[str, Any] = {**self.agents, "settings": self.settings}
         self.compiled = compile(self.recipe, rewards=self.rewards, environment=self.environment, **bound)
         for warning in self.compiled.warnings:
             log.warning(warning)
+        refill.draws_of(self.compiled)  # what cannot be drawn again is told now
         self._batches = self._make_batches()
         run_dir = run_dir or f"runs/{self.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.run = Run(Path(run_dir), self.recipe.name)
-        self.run.compiled = self.compiled
+        self.run.compiled, self.run.agents, self.run.batches = self.compiled, self.agents, self._batches
         named = [*filter(None, [self.environment]), *self.rewards, *self.loggers, *self.extensions]
         graph_parts = [node.op.part for node in self.compiled.graph if node.op.part and node.op.name != "reward"]
         samples = self.environment is not None or any(node.op.name == "generate" for node in self.compiled.graph)
@@ -141,6 +142,7 @@ class Trainer:
         Whatever error ends the run, its folder holds everything up to the last checkpoint.
         """
         run, outcome, metrics = self.run, "done", dict[str, float]()
+        check_tokenizers(self.compiled.graph, self.agents, self.given_agents)
         run.claim()
         run.steps = steps
         lock, config = plugin_lock(self.parts), {**describe_run(self), "steps": steps}
@@ -169,7 +171,7 @@ class Trainer:
         run, settings, started = self.run, self.settings, time.perf_counter()
         self.compiled.seed_step(run.step)
         try:
-            collected = self.compiled.collect(**{self._input: self._encode(self._batches(run.step))})
+            collected, drawn = refill.collect(self.compiled, self._data, run.step)
         except TooManyInvalid as error:
             invalid = getattr(error, "collected", None)
             path = run.write_invalid(run.step + 1, invalid.rollouts) if invalid is not None else None
@@ -178,7 +180,7 @@ class Trainer:
         self._manager.broadcast("on_rollouts", run=run, rollouts=collected.rollouts)
         metrics = {**self.compiled.learn(collected), **run.take_metrics()}
         run.step += 1
-        run.write_invalid(run.step, collected.rollouts)
+        run.write_invalid(run.step, drawn)
         if self._kind == PROMPTS and self._is_due(settings.rollouts_every):
             self._write_rollouts(collected)
         if self._is_due(settings.evaluate_every):
@@ -189,6 +191,10 @@ class Trainer:
         if self._is_due(settings.checkpoint_every):
             self.checkpoint()
         return metrics
+
+    def _data(self, batch: int) -> dict[str, Any]:
+        """What a batch of the data is to the recipe."""
+        return {self._input: self._encode(self._batches(batch))}
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.run.step % every == 0
@@ -222,11 +228,12 @@ class Trainer:
         tasks = list(itertools.islice(environment.call("tasks", {"split": "test"}), settings.evaluate_tasks))
         if not tasks:
             raise DataError(f"the test split of the environment {environment.name!r} is empty")
+        greedy = attrs.evolve(settings.sampling, temperature=0.0)
         scores, lengths = defaultdict[str, list[Scores]](list), list[Tensor]()
         with contextlib.closing(Offloader()) as offloader:
             for start in range(0, len(tasks), EVALUATION_BATCH):
                 chosen = Tasks(tasks[start : start + EVALUATION_BATCH])
-                rollouts = play_greedily(self.policy, environment, chosen, settings, offloader)
+                rollouts = play(self.policy, environment, chosen, 1, greedy, settings, offloader)
                 lengths.append(rollouts.sampled.lengths)
                 for name, given in rollouts.rewards.items():
                     scores[name].append(given)
@@ -295,30 +302,6 @@ class Trainer:
             checkpoint.restore_random_state(saved["state.pt"]["random"])
             self._saved_step = saved["step"]
         self.run.rewind(self._saved_step)
-
-
-def _references(graph: Graph, policy: Agent, given: Mapping[str, Agent]) -> dict[str, Agent]:
-    """A frozen policy for each agent that was not given and that is called ``ref_…``, or only log-probs are taken of."""
-    types = graph.input_types().items()
-    missing = [name for name, kind in types if kind == AGENT and name != "policy" and name not in given]
-    readers = {name: {node.op.name for node, _, _ in graph.readers(name)} for name in missing}
-    return {name: policy.frozen() for name in missing if name.startswith("ref_") or readers[name] <= {"logprobs"}}
-
-
-def play_greedily(
-    policy: Agent, environment: Part, tasks: Tasks, settings: TrainSettings, offloader: Offloader
-) -> Rollouts:
-    """The likeliest answer to each task, or the likeliest episode; the total is the reward ``reward``."""
-    greedy, driver = attrs.evolve(settings.sampling, temperature=0.0), driver_of(environment, settings)
-    if driver.many_turns:
-        rollouts: Rollouts = driver.play(policy, tasks, 1, greedy, settings.seed, offloader)["out"]
-    else:
-        prompts = policy.encode(tasks)
-        generated = policy.generate(prompts, 1, greedy, torch.zeros(len(tasks), dtype=torch.int64))
-        rollouts = Rollouts.single_turn(prompts, generated, tasks, decode=policy.decode)
-    total = PendingScores(driver.reward(), rollouts, offloader, settings.reward_timeout).result()
-    parts = {name: scores for name, scores in rollouts.rewards.items() if name != environment.label}
-    return attrs.evolve(rollouts, rewards={"reward": total, **parts})
 
 
 def _mean_of_valid(given: Sequence[Scores]) -> float:

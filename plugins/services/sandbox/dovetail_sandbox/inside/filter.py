@@ -7,6 +7,7 @@ An allow-list, because system calls that later kernels add must not come through
 from __future__ import annotations
 
 import errno
+import functools
 import platform
 import struct
 
@@ -72,16 +73,27 @@ def is_supported() -> bool:
 
 def program(pid: int) -> bytes:
     """The filter for a process of number ``pid``, which may send signals to itself alone."""
-    column = list(_AUDIT_ARCH).index(platform.machine())
+    lines = [plain()]
+    for name, check in _checks(pid).items():
+        lines += _case(_CHECKED[name][_column()], check)
+    lines += [_line(_ABOVE, _NEWEST, 0, 1), _fail(errno.ENOSYS), _fail(errno.EPERM)]
+    return b"".join(lines)
+
+
+@functools.cache
+def plain() -> bytes:
+    """The part that is the same for all processes, made once before they are forked."""
     lines = [_line(_LOAD, _ARCH), _line(_EQUAL, _AUDIT_ARCH[platform.machine()], 1), _line(_RETURN, _KILL)]
     lines += [_line(_LOAD, _NUMBER)]
     for numbers in _PLAIN.values():
-        if numbers[column] is not None:
-            lines += _case(numbers[column] or 0, [_line(_RETURN, _ALLOW)])
-    for name, check in _checks(pid).items():
-        lines += _case(_CHECKED[name][column], check)
-    lines += [_line(_ABOVE, _NEWEST, 0, 1), _fail(errno.ENOSYS), _fail(errno.EPERM)]
+        number = numbers[_column()]
+        if number is not None:
+            lines += _case(number, [_line(_RETURN, _ALLOW)])
     return b"".join(lines)
+
+
+def _column() -> int:
+    return list(_AUDIT_ARCH).index(platform.machine())
 
 
 def _checks(pid: int) -> dict[str, list[bytes]]:

@@ -1,7 +1,8 @@
-"""What a confined process does: run a program, answer calls of a solution's functions, or test a solution."""
+"""What a confined process does: run a program or pieces of one, answer calls of a solution's functions, or test them."""
 
 from __future__ import annotations
 
+import ast
 import atexit
 import json
 import linecache
@@ -27,6 +28,10 @@ def work(request: dict[str, Any]) -> int:
     if request["mode"] == "test":
         os.write(NOTE, b"started\n" + json.dumps(tester.test(request, CHANNEL)).encode() + b"\n")
         return 0
+    if request["mode"] == "session":
+        os.write(NOTE, b"started\n")
+        os.close(NOTE)
+        return _run_pieces(CHANNEL)
     name = "__main__" if request["mode"] == "program" else "solution"
     code = _compiled(request["source"], f"{name.strip('_')}.py")
     # From here on the monitor cannot be told anything: what follows is not ours.
@@ -90,6 +95,46 @@ def _finish(status: int) -> int:
     except BaseException:
         return status or 1
     return status
+
+
+def _run_pieces(descriptor: int) -> int:
+    """A session: each JSON line is code that is run in the names of those before; the answer is how it ended."""
+    module = sys.modules["__main__"] = ModuleType("__main__")
+    with os.fdopen(descriptor, "wb", buffering=0, closefd=False) as replies, open(descriptor, "rb") as pieces:
+        for number, line in enumerate(pieces, start=1):
+            ended = _run_piece(json.loads(line)["code"], f"piece {number}", module)
+            _flush()
+            replies.write(json.dumps({"ended": ended}).encode() + b"\n")
+    return 0
+
+
+def _run_piece(source: str, name: str, module: ModuleType) -> str:
+    """``ok`` or what went wrong, which is also written to standard error. The value of a last expression is shown."""
+    try:
+        tree = ast.parse(source, name)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        body = compile(tree, name, "exec")
+        shown = compile(ast.Interactive([last]), name, "single") if last else None
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
+        traceback.print_exc(limit=0)
+        return "syntax_error"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    for code in filter(None, (body, shown)):
+        status = _execute(code, module)
+        if status == OUT_OF_MEMORY:
+            print("MemoryError", file=sys.stderr)
+            return "memory"
+        if status:
+            return "runtime_error"
+    return "ok"
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:  # whatever the program has put in their place
+        pass
 
 
 def _answer_calls(module: ModuleType, descriptor: int) -> None:

@@ -6,7 +6,7 @@ from collections import Counter, OrderedDict, defaultdict
 from typing import Any
 
 _DEEPEST = 100
-_CONTAINERS = {list: "l", tuple: "t", set: "s", frozenset: "z"}
+_CONTAINERS: dict[Any, str] = {list: "l", tuple: "t", set: "s", frozenset: "z"}
 _DICTS = (dict, defaultdict, OrderedDict, Counter)
 _MAKE = {name: kind for kind, name in _CONTAINERS.items()}
 

@@ -7,6 +7,7 @@ It holds no secret, and nothing of a run gets into the server itself.
 from __future__ import annotations
 
 import array
+import errno
 import gc
 import json
 import os
@@ -17,31 +18,13 @@ import sys
 import time
 from typing import Any
 
-from dovetail_sandbox.inside import lockdown, programs
+from dovetail_sandbox.inside import filter, lockdown, programs
 
 # Forked along, so that programs need not load them. Nothing here reads a file or starts a thread when imported.
-_WARM = [
-    "bisect",
-    "collections",
-    "copy",
-    "dataclasses",
-    "datetime",
-    "decimal",
-    "enum",
-    "fractions",
-    "functools",
-    "hashlib",
-    "heapq",
-    "io",
-    "itertools",
-    "math",
-    "operator",
-    "re",
-    "statistics",
-    "string",
-    "textwrap",
-    "typing",
-]
+_WARM = (
+    "bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib",
+    "heapq", "io", "itertools", "math", "operator", "re", "statistics", "string", "textwrap", "typing",
+)  # fmt: skip
 _GLANCE = 0.05  # seconds between two looks at the folder of a run
 _FILES = ("request", "stdin", "stdout", "stderr", "report", "channel")
 
@@ -53,13 +36,15 @@ def main(descriptor: int, tier: str, folder: str, readable: list[str], visible: 
     """
     for name in _WARM:
         __import__(name)
+    if tier != "none":
+        filter.plain()
     if tier == "basic":
         lockdown.restrict_files(readable, [folder, "/dev/null"])
     control = socket.socket(fileno=descriptor)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # or every run would copy the pages of all objects, as soon as it collects garbage
     control.send(b"!")
     number = 0
     while files := _received(control):
@@ -173,6 +158,8 @@ class Monitor:
             for place, file in enumerate(high):
                 os.dup2(file, place)
             os.closerange(5, 1024)
+            if "channel" not in files:
+                os.close(programs.CHANNEL)
             lockdown.die_with_parent()
             lockdown.limit(limits["memory"], limits["cpu"], limits["file"], limits["threads"])
             if self._tier == "strict":
@@ -181,7 +168,6 @@ class Monitor:
                 if lockdown.landlock_version():
                     lockdown.restrict_files(self._visible, [self._folder, "/dev/null"])
                 lockdown.restrict_calls()
-            gc.unfreeze()
             for name in [name for name in sys.modules if name.startswith("dovetail_sandbox")]:
                 del sys.modules[name]
             request, self._request = self._request, {}
@@ -205,8 +191,11 @@ def is_fuller(folder: str, size: int, entries: int) -> bool:
                         return True
                     if entry.is_dir(follow_symlinks=False):
                         todo.append(entry.path)
-        except OSError:
+        except FileNotFoundError:
             continue
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # so deep that it cannot be looked into
+                return True
     return False
 
 

@@ -8,6 +8,10 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Mapping
+
+from dovetail import catalog
+from dovetail.errors import DovetailError
 
 _LIBRARIES = ("dovetail-core", "torch", "transformers", "peft", "datasets", "cupy", "pluggy", "attrs", "cattrs")
 
@@ -28,11 +32,24 @@ def run(arguments: argparse.Namespace) -> int:
         "threads": torch.get_num_threads(),
         "cuda device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "compiler": next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), "none"),
+        **_facts_of_plugins(),
     }
     width = max(map(len, facts))
     lines = "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts.items())
     print(json.dumps(facts, indent=2) if arguments.json else lines)
     return 0
+
+
+def _facts_of_plugins() -> Mapping[str, str]:
+    """What installed distributions tell of this machine: entry points of the group ``dovetail.facts``, functions."""
+    facts: dict[str, str] = {}
+    for entry in catalog.entries():
+        if entry.kind == "facts":
+            try:
+                facts.update(entry.load()())
+            except DovetailError as error:  # a broken plugin belongs into a bug report too
+                facts[entry.name] = error.what
+    return facts
 
 
 def _version(name: str) -> str:

@@ -12,6 +12,8 @@ from dovetail.errors import DovetailError, UserError, did_you_mean
 
 COMMANDS = {
     "train": "train agents by a configuration, or resume a run",
+    "eval": "how often a model succeeds in an environment",
+    "collect": "play episodes with a model and write them as rows",
     "plugins": "list the installed parts",
     "describe": "show a part: what it does, its options, what it needs",
     "graph": "draw a recipe, or what it changes of another",

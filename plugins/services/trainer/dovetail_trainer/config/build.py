@@ -24,32 +24,34 @@ def build(config: RunConfig, run_dir: str | Path | None = None, algorithm: Recip
 
     return Trainer(
         as_recipe(algorithm or config.algorithm.use)(**config.algorithm.options),
-        policy=_build_agent(config.policy),
-        agents={name: _build_agent(agent) for name, agent in config.agents.items()},
-        environment=_build_part("environments", config.environment) if config.environment else None,
+        policy=build_agent(config.policy),
+        agents={name: build_agent(agent) for name, agent in config.agents.items()},
+        environment=build_part("environments", config.environment) if config.environment else None,
         data=config.data,
-        rewards=[_build_part("rewards", part) for part in config.rewards],
-        loggers=[_build_part("loggers", part) for part in config.loggers],
-        extensions=[_build_part("extensions", part) for part in config.extensions],
+        rewards=[build_part("rewards", part) for part in config.rewards],
+        loggers=[build_part("loggers", part) for part in config.loggers],
+        extensions=[build_part("extensions", part) for part in config.extensions],
         settings=config.settings,
         run_dir=run_dir or config.run_dir,
     )
 
 
-def _build_part(kind: str, config: PartConfig) -> Part:
+def build_part(kind: str, config: PartConfig) -> Part:
+    """A part as configured."""
     factory = registry(kind)[config.use]
     weight = config.weight
-    weight = _build_part("weights", weight) if isinstance(weight, PartConfig) else weight
+    weight = build_part("weights", weight) if isinstance(weight, PartConfig) else weight
     words = {"weight": weight, "name": config.name, "process": config.process}
     return factory(**{**words, **config.options})  # type: ignore[no-any-return]
 
 
-def _build_agent(config: AgentConfig) -> Agent:
+def build_agent(config: AgentConfig) -> Agent:
+    """An agent as configured; its model is not loaded yet."""
     from dovetail.agents.agent import Agent
 
     options = attrs.asdict(config, recurse=False)
     if isinstance(config.generator, PartConfig):
-        options["generator"] = _build_part("generators", config.generator)
+        options["generator"] = build_part("generators", config.generator)
     return Agent(options.pop("model"), **options)
 
 

@@ -1,0 +1,101 @@
+"""Finding texts in what tokens spell: automata, and the kernel that walks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dovetail import Ragged
+
+S = TypeVar("S", bound=Hashable)
+
+#: The row function: at how many places something begins that an automaton knows.
+MATCHES = str(Path(__file__).with_name("matches.cu"))
+
+
+@attrs.frozen(eq=False)
+class Automaton:
+    """What to look for, state 0 first."""
+
+    steps: Tensor  #: ``[states * classes]`` int32, the next state for each code, or -1
+    ends: Tensor  #: ``[states]`` uint8, 1 where something ends
+    classes: int  #: codes are below it
+
+    @classmethod
+    def of(
+        cls,
+        start: Iterable[S],
+        moves: Callable[[S], Mapping[int, Iterable[S]]],
+        is_end: Callable[[S], bool],
+        classes: int,
+    ) -> Automaton:
+        """Make one state of each set of places that can be reached together (Rabin and Scott 1959, definition 11).
+
+        Args:
+            start: Where one may be at first.
+            moves: From a place, by code, to others.
+            is_end: Whether something ends at a place.
+            classes: Codes are below it.
+        """
+        import torch
+
+        first = frozenset(start)
+        numbers, todo = {first: 0}, [first]
+        steps: list[list[int]] = []
+        for here in todo:
+            reached: dict[int, set[S]] = {}
+            for place in here:
+                for code, others in moves(place).items():
+                    reached.setdefault(code, set()).update(others)
+            row = [-1] * classes
+            for code, places in reached.items():
+                there = frozenset(places)
+                if there not in numbers:
+                    numbers[there] = len(todo)
+                    todo.append(there)
+                row[code] = numbers[there]
+            steps.append(row)
+        ends = [any(is_end(place) for place in here) for here in todo]
+        return cls(torch.tensor(steps, dtype=torch.int32).flatten(), torch.tensor(ends, dtype=torch.uint8), classes)
+
+
+def count(codes: Ragged, automaton: Automaton, word: Tensor, *, bounded: bool) -> Tensor:
+    """``[B]`` int64, what the row function counts, in torch.
+
+    Args:
+        codes: Rows of codes.
+        automaton: What to look for.
+        word: ``[classes]``, nonzero for codes of which words are made.
+        bounded: Neither end may stand inside a word.
+    """
+    import torch
+
+    flat, rows, device = codes.values, codes.row_ids, codes.values.device
+    steps, ends = automaton.steps.to(device).long(), automaton.ends.to(device).bool()
+    is_word = word.to(device).bool()
+    in_word = is_word[flat]
+    first = codes.positions == 0
+    before = torch.cat([in_word.new_zeros(1), in_word[:-1]])[: len(flat)] & ~first
+    last = torch.cat([first[1:], first.new_ones(1)])[: len(flat)]
+    at = torch.arange(len(flat), device=device)
+    if bounded:
+        at = at[~(in_word & before)]
+    begun, state = at, steps[flat[at]]
+    hits = torch.zeros(len(codes), dtype=torch.int64, device=device)
+    while len(at):
+        alive = state >= 0
+        at, begun, state = at[alive], begun[alive], state[alive]
+        following = torch.where(last[at], at, at + 1)
+        inside = in_word[at] & in_word[following] & ~last[at] if bounded else torch.zeros_like(at, dtype=torch.bool)
+        ended = ends[state] & ~inside
+        hits.index_add_(0, rows[begun[ended]], torch.ones_like(begun[ended]))
+        going = ~ended & ~last[at]
+        at, begun, state = at[going] + 1, begun[going], state[going]
+        state = steps[state * automaton.classes + flat[at]]
+    return hits

@@ -1,0 +1,1 @@
+"""GRPO with clip-higher, dynamic sampling and overlong shaping."""

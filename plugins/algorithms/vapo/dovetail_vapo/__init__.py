@@ -1,0 +1,1 @@
+"""Value-based augmented proximal policy optimisation."""

@@ -1,0 +1,121 @@
+"""Dynamic sampling: groups that teach nothing are replaced by samples of further prompts."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from dovetail.compiler.compile import Compiled
+from dovetail.errors import RecipeError
+from dovetail.messages import Tasks
+from dovetail.ragged import Ragged
+from dovetail.rollouts import Rollouts, Scores
+from dovetail.runtime.collect import Collected
+
+
+def draws_of(compiled: Compiled) -> int:
+    """Batches of prompts that a step may draw, as the recipe's ``generate`` says; a RecipeError if it has several."""
+    generators = [node for node in compiled.graph if node.op.name == "generate"]
+    draws = max((node.options.get("draws", 1) for node in generators), default=1)
+    if draws > 1 and len(generators) > 1:
+        where = [line for node in generators for line in node.where(node.name)]
+        raise RecipeError("draws is for a recipe that samples once, and this one samples twice", where=where)
+    return draws
+
+
+def collect(compiled: Compiled, data: Callable[[int], Mapping[str, Any]], step: int) -> tuple[Collected, Rollouts]:
+    """The first half of a step: what it learns from, and all that was drawn for it.
+
+    A group teaches nothing if no valid row of it has an advantage: all rewards alike. Such groups are dropped and
+    further batches drawn, until there are as many groups as in one batch or ``draws`` batches were drawn; if no group
+    teaches anything, the first batch stays. A step owns ``draws`` batches of the data, used or not, so that a resumed
+    run sees what an unbroken one sees. Metrics are means over all that was drawn.
+    """
+    draws = draws_of(compiled)
+    first = compiled.collect(**data(step * draws))
+    if draws == 1:
+        return first, first.rollouts
+    wanted, pieces, kept = len(torch.unique(first.rollouts.groups)), [first], [_teaching(first)]
+    while sum(map(len, kept)) < wanted and len(pieces) < draws:
+        seed = first.seed + (len(pieces) << 40)
+        pieces.append(compiled.collect(seed=seed, **data(step * draws + len(pieces))))
+        kept.append(_teaching(pieces[-1])[: wanted - sum(map(len, kept))])
+    rows = [torch.isin(piece.rollouts.groups, groups) for piece, groups in zip(pieces, kept, strict=True)]
+    if not any(map(len, kept)):
+        rows[0] = torch.ones_like(rows[0])
+    joined = copy.copy(first)
+    joined.values = _rows([piece.values for piece in pieces], rows)
+    joined.rollouts, joined.valid = _rows([p.rollouts for p in pieces], rows), _rows([p.valid for p in pieces], rows)
+    joined.seconds = defaultdict(float, sum((Counter(piece.seconds) for piece in pieces), Counter()))
+    drawn = wanted * len(pieces)
+    joined.metrics = {
+        **{name: statistics.fmean(piece.metrics[name] for piece in pieces) for name in first.metrics},
+        "tokens": sum(piece.metrics["tokens"] for piece in pieces),
+        "draws": float(len(pieces)),
+        "groups_without_signal": 1 - sum(len(_teaching(piece)) for piece in pieces) / drawn,
+    }
+    everything = [torch.ones_like(taken) for taken in rows]
+    return joined, _rows([piece.rollouts for piece in pieces], everything)
+
+
+def _teaching(collected: Collected) -> Tensor:
+    """Numbers of the groups in which a valid row has an advantage, in order; all, without an estimator."""
+    taught = collected.valid
+    for node in collected.nodes:
+        if node.op.name == "advantages":
+            credit: Ragged = collected.outputs(node.name)["out"]
+            taught = taught & (credit.map(torch.abs).max() > 0)
+    numbers: Tensor = torch.unique(collected.rollouts.groups[taught])
+    return numbers
+
+
+def _rows(values: Sequence[Any], rows: Sequence[Tensor]) -> Any:
+    """The given rows of what flows along an edge, over all draws; what has no rows is the first draw's."""
+    first, count = values[0], len(rows[0])
+    if isinstance(first, Mapping):
+        return {key: _rows([value[key] for value in values], rows) for key in first}
+    if not isinstance(first, Rollouts | Ragged | Scores | Tensor) or len(first) != count:
+        return first
+    if isinstance(first, Tensor):
+        return torch.cat([value[taken] for value, taken in zip(values, rows, strict=True)])
+    taken = [value.select(mask) for value, mask in zip(values, rows, strict=True)]
+    if isinstance(first, Ragged):
+        return Ragged.cat(taken)
+    return _one_batch(taken) if isinstance(first, Rollouts) else _one_column(taken)
+
+
+def _one_column(scores: Sequence[Scores]) -> Scores:
+    starts = torch.tensor([0, *(len(each) for each in scores)]).cumsum(0).tolist()
+    reasons = {
+        start + row: why for start, each in zip(starts, scores, strict=False) for row, why in each.reasons.items()
+    }
+    return Scores(torch.cat([each.values for each in scores]), torch.cat([each.status for each in scores]), reasons)
+
+
+def _one_batch(batches: Sequence[Rollouts]) -> Rollouts:
+    """Rollouts below one another; groups are numbered anew, because each draw counts from 0."""
+    first, several = batches[0], len(batches)
+    offsets = torch.tensor([0, *(int(batch.groups.max()) + 1 if len(batch) else 0 for batch in batches)]).cumsum(0)
+
+    def cat(name: str) -> Any:
+        parts = [getattr(batch, name) for batch in batches]
+        return None if parts[0] is None else Ragged.cat(parts)
+
+    return attrs.evolve(
+        first,
+        tokens=cat("tokens"),
+        origin=cat("origin"),
+        groups=torch.cat([batches[index].groups + offsets[index] for index in range(several)]),
+        tasks=Tasks(task for batch in batches for task in batch.tasks),
+        sampled_logprobs=cat("sampled_logprobs"),
+        finish_reasons=tuple(reason for batch in batches for reason in batch.finish_reasons),
+        rewards={name: _one_column([batch.rewards[name] for batch in batches]) for name in first.rewards},
+        steps=cat("steps"),
+    )

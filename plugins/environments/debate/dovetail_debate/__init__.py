@@ -24,8 +24,8 @@ class Debate:
         held_out: Share of the motions, chosen by a hash of their text, that is the test split.
         rounds: Turns of each side. Usual range 1 to 4.
         opponent: Null trains both sides (agents ``for`` and ``against``). ``{texts: {for: […], against: […]}}`` argues
-            with fixed texts in turn; ``{agent: {model: …}}`` with a local ``dt.Agent`` that is not trained, and
-            ``max_tokens`` and ``temperature`` beside it.
+            with fixed texts in turn; ``{agent: {model: …}}`` with a local ``dt.Agent`` that is not trained, ``{url: …,
+            model: …}`` with one behind an endpoint; the words are those of dovetail-chat.
         rewards: ``margin`` and ``win`` add up to 0 over the two sides, ``judged`` does not.
         judge: Null is the rule-based judge. Else a reward part such as ``{use: judge, url: …, model: …, mode:
             pairwise}``, which is given both sides' arguments as two answers of one group.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
 from dovetail import Message
 from dovetail_debate.motions import SIDES
+
+if TYPE_CHECKING:
+    from dovetail_chat import Voice
 
 
 class Opponent(Protocol):
@@ -29,9 +30,11 @@ def opponent_of(words: Mapping[str, Any] | None) -> Opponent | None:
         if not isinstance(texts, Mapping) or set(texts) != set(SIDES) or not all(map(len, texts.values())):
             raise ValueError("an opponent's texts are {for: [text, …], against: [text, …]}")
         return Reader({side: tuple(texts[side]) for side in SIDES})
-    if "agent" in words and set(words) <= {"agent", "max_tokens", "temperature"}:
-        return Sampler(**words)
-    raise ValueError("an opponent is {texts: {for: […], against: […]}} or {agent: {model: …}, max_tokens: …}")
+    if "texts" not in words:
+        from dovetail_chat import voice_of
+
+        return Speaker(voice_of({"temperature": 1.0, "max_tokens": 256, **words}))
+    raise ValueError("an opponent reads {texts: {for: […], against: […]}}, or speaks: {agent: {model: …}} or {url: …}")
 
 
 @attrs.frozen
@@ -44,32 +47,16 @@ class Reader:
         return self.texts[side][turn % len(self.texts[side])]
 
 
-@attrs.define(eq=False)
-class Sampler:
-    """Samples from a local agent, in a thread, one argument at a time."""
+@attrs.frozen
+class Speaker:
+    """A language model; one that fails makes the debate invalid."""
 
-    agent: Mapping[str, Any]
-    max_tokens: int = 256
-    temperature: float = 1.0
-    _loaded: Any = attrs.field(default=None, init=False)
-    _lock: Any = attrs.field(factory=threading.Lock, init=False)
+    voice: Voice
 
     async def argue(self, messages: Sequence[Message], side: str, turn: int, seed: int) -> str:
-        return await asyncio.to_thread(self._sample, tuple(messages), seed * 1009 + turn)
+        from dovetail_chat import Failed
 
-    def _sample(self, messages: tuple[Message, ...], seed: int) -> str:
-        import torch
-
-        import dovetail as dt
-
-        with self._lock:
-            if self._loaded is None:
-                options = dict(self.agent)
-                if "tiny" in options:
-                    self._loaded = dt.Agent.tiny(**(options.pop("tiny") or {}), **options)
-                else:
-                    self._loaded = dt.Agent(options.pop("model"), **options)
-            sampling = dt.Sampling(max_tokens=self.max_tokens, temperature=self.temperature)
-            prompts = self._loaded.encode([dt.Task("opponent", messages)])
-            generated = self._loaded.generate(prompts, 1, sampling, torch.tensor([seed % 2**62]))
-            return str(self._loaded.decode(generated.completions.tolist()[0]))
+        try:
+            return await self.voice.answer(messages, (seed * 1009 + turn) % 2**62)
+        except Failed as failure:
+            raise RuntimeError(f"the opponent gave no argument: {failure}") from failure

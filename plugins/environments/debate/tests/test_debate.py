@@ -145,6 +145,13 @@ def test_a_local_agent_may_be_the_opponent():
     assert len(set(said[0])) == 1
 
 
+def test_an_opponent_that_fails_makes_the_debate_invalid():
+    """It raises; the agent does not win by it."""
+    opponent = {"url": "http://127.0.0.1:9/v1", "model": "m", "retries": 0}
+    with pytest.raises(RuntimeError, match="the opponent gave no argument: m failed 1 times"):
+        debate("one.", opponent=opponent)
+
+
 def test_components_add_up_to_the_mean_over_the_turns():
     """So that an episode's sum is a score in [0, 1]."""
     _, results = debate(STRONG, WEAK, WEAK, STRONG, rounds=2)
@@ -217,9 +224,11 @@ def test_a_task_of_elsewhere_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"opponent": {"text": "x"}}, "an opponent is"),
+        ({"opponent": {"text": "x"}}, "unknown option 'text'"),
         ({"opponent": {"texts": {"for": ["x"]}}}, "an opponent's texts are"),
         ({"opponent": {"texts": {"for": ["x"], "against": []}}}, "an opponent's texts are"),
+        ({"opponent": {"url": "http://x"}}, "url and model belong together"),
+        ({"opponent": {"texts": {"for": ["x"], "against": ["y"]}, "url": "x"}}, "an opponent reads"),
         ({"judge": {"url": "x"}}, "a judge is a reward part"),
         ({"judge": {"use": "cuonted"}}, "did you mean 'counted'"),
         ({"rounds": 0}, "rounds"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 from attrs.validators import ge, gt, in_
 
 from dovetail import Invalid, Message, Tasks, hookimpl
+
+if TYPE_CHECKING:
+    from dovetail_chat import Voice
 
 RUBRIC = "Is the answer correct, helpful and clear?"
 
@@ -67,16 +70,18 @@ class Judge:
     _folder: Path | None = attrs.field(default=None, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        if (self.url is None) == (self.agent is None):
-            raise ValueError("give either url and model, or agent")
-        if (self.url is None) != (self.model is None):
-            raise ValueError("url and model belong together")
-        if self.url is not None and not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
+        self.voice()
         if not self.low < self.high:
             raise ValueError(f"low must be below high, got {self.low:g} and {self.high:g}")
 
+    def voice(self) -> Voice:
+        """Who judges."""
+        from dovetail_chat import VoiceSettings, voice_of
+
+        return voice_of({field.name: getattr(self, field.name) for field in attrs.fields(VoiceSettings)})
+
     def ignores(self) -> tuple[str, ...]:
+        """Only pairs need groups."""
         return () if self.mode == "pairwise" else ("groups",)
 
     @hookimpl

@@ -8,11 +8,12 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
-from dovetail import Invalid
+from dovetail import Invalid, Message
+from dovetail_chat import Failed, Voice
 from dovetail_judge.prompts import Nonsense
 
 if TYPE_CHECKING:
@@ -21,40 +22,19 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 
 
-class Failed(Exception):
-    """A judge that gave no judgement; the message is the reason."""
-
-
-class Backend(Protocol):
-    """What answers prompts."""
-
-    identity: dict[str, object]  #: what its answers depend on, besides the prompt
-
-    async def ask(self, prompts: Sequence[str], tell: Callable[[int, str | Failed], None]) -> None:
-        """Answer all prompts; tells each as soon as it is there."""
-
-
 class Desk:
-    """A backend and the file of its judgements."""
+    """A voice and the file of its judgements."""
 
-    def __init__(self, backend: Backend, cache: Cache | None) -> None:
-        self._backend, self._cache = backend, cache
+    def __init__(self, voice: Voice, cache: Cache | None) -> None:
+        self._voice, self._cache = voice, cache
 
     @classmethod
     def of(cls, options: Judge, folder: Path | None) -> Desk:
         """As the options say. A relative cache needs a folder; without one nothing is kept."""
-        if options.url is not None:
-            from dovetail_judge.endpoint import Endpoint
-
-            backend: Backend = Endpoint(options)
-        else:
-            from dovetail_judge.local import LocalAgent
-
-            backend = LocalAgent(options)
         path = None if options.cache is None else Path(options.cache)
         if path is not None and not path.is_absolute():
             path = folder / path if folder is not None else None
-        return cls(backend, Cache(path) if path is not None else None)
+        return cls(options.voice(), Cache(path) if path is not None else None)
 
     async def judge(self, prompts: Sequence[str], read: Callable[[str], float]) -> list[float | Invalid]:
         """The number that ``read`` finds in the judgement of each prompt, or why there is none.
@@ -68,7 +48,7 @@ class Desk:
         def tell(number: int, answer: str | Failed) -> None:
             prompt = asked[number]
             if isinstance(answer, Failed):
-                found[prompt] = Invalid(str(answer))
+                found[prompt] = Invalid(f"no judgement: {answer}")
                 return
             try:
                 found[prompt] = read(answer)
@@ -78,7 +58,7 @@ class Desk:
                 self._keep(prompt, answer)
 
         if asked:
-            await self._backend.ask(asked, tell)
+            await self._voice.ask([[Message("user", prompt)] for prompt in asked], tell)
         return [found.get(prompt, Invalid("the judge gave no answer")) for prompt in prompts]
 
     def close(self) -> None:
@@ -101,7 +81,7 @@ class Desk:
             self._cache.put(self._key(prompt), answer)
 
     def _key(self, prompt: str) -> str:
-        known = json.dumps([self._backend.identity, prompt], sort_keys=True, default=str)
+        known = json.dumps([self._voice.settings.identity(), prompt], sort_keys=True, default=str)
         return hashlib.sha256(known.encode("utf-8", "replace")).hexdigest()
 
 

@@ -215,7 +215,7 @@ def test_a_group_of_one_is_invalid(server):
         ("odd reply", "is no chat completion"),
         ("empty reply", "has no text, but None"),
         ("cut off", r"failed 2 times, at last: (RemoteProtocol|Read)Error"),
-        ("hangs", r"no answer within 0\.\d s"),
+        ("hangs", r"no reply within 0\.4 s"),
     ],
 )
 def test_a_judgement_that_fails_is_invalid_and_the_others_stand(server, word, reason):
@@ -239,7 +239,7 @@ def test_requests_that_may_succeed_later_are_sent_again(server):
     right, broken, wrong = scored(judge(server), ["busy eee", "broken", "wrong"])
     assert right == 0.3
     assert "failed 3 times, at last: 500" in broken.reason
-    assert "refuses: 401" in wrong.reason
+    assert "m refuses: 401" in wrong.reason
     assert [server.asked(word) for word in ("busy", "broken", "wrong")] == [3, 3, 1]
 
 
@@ -247,7 +247,7 @@ def test_the_deadline_holds_for_all_retries(server):
     """A judgement that is late costs itself alone."""
     right, late = scored(judge(server, deadline=1.0, timeout=0.3, retries=50), ["e", "hangs"])
     assert right == 0.1
-    assert late.reason == "the judge gave no answer within 1 s"
+    assert late.reason == "no judgement: m gave no answer within 1 s"
 
 
 def test_no_more_requests_than_allowed_are_in_flight(server):
@@ -330,7 +330,7 @@ def test_a_local_agent_judges_through_its_generator():
     """Its text is read as a reply is; a prompt beyond its context fails alone."""
     right, long = scored(local("It is good. Score: 10"), ["a", "b" * 3000])
     assert right == 1.0
-    assert "cannot read it" in long.reason
+    assert "cannot be read" in long.reason
     (cut,) = scored(local("It is good. Score: 10", max_tokens=8), ["a"])
     assert "the judge gave no score: 'It is go'" in cut.reason
 

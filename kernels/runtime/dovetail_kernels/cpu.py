@@ -12,7 +12,7 @@ from dovetail_kernels.build import build
 from dovetail_kernels.program import Batch, Program
 
 # Tokens that keep a thread busy for longer than it takes to start one.
-_WORTH_A_THREAD = 1 << 13
+_WORTH_A_THREAD = 1 << 11
 
 
 def run(program: Program, batch: Batch) -> None:
@@ -23,7 +23,7 @@ def run(program: Program, batch: Batch) -> None:
         _pointer(next(tensors)) if parameter.role != "number" else _number(parameter.ctype, next(numbers))
         for _, parameter in program.parameters
     ]
-    threads = max(1, min(torch.get_num_threads(), batch.rows, int(batch.offsets[-1]) // _WORTH_A_THREAD))
+    threads = max(1, min(torch.get_num_threads(), batch.rows, len(batch.tensors[0]) // _WORTH_A_THREAD))
     failed = function(
         _pointer(batch.offsets), ctypes.c_longlong(batch.rows), _pointer(batch.weights), _pointer(batch.parts),
         _pointer(batch.total), *given, ctypes.c_longlong(batch.scratch), ctypes.c_int(threads),

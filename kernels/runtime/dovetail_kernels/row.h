@@ -222,8 +222,9 @@ RK_FN int rk_pow2(int least) {
   return power;
 }
 
-// How many different n-grams a row has: open addressing on their positions, compared whole, so none is mistaken for
-// another. It needs dovetail_kernels.distinct_scratch(len) bytes.
+// How many different n-grams a row has: open addressing on their positions. Beside a position stand the high bits of the
+// hash, which tell most others apart; what they do not is compared whole, so none is mistaken for another. It needs
+// dovetail_kernels.distinct_scratch(len) bytes.
 RK_FN int rk_distinct(Ctx& c, const int* tokens, int len, int n) {
   int total = len - n + 1;
   if (total <= 0) return 0;
@@ -234,18 +235,21 @@ RK_FN int rk_distinct(Ctx& c, const int* tokens, int len, int n) {
   int found = 0;
   for (int i = c.tid; i < total; i += c.nth) {
     u32 hash = 0x9e3779b9u;
-    for (int j = 0; j < n; j++) hash = rk_mix(hash ^ (u32)tokens[i + j]);
+    for (int j = 0; j < n; j++) hash = hash * 0x85ebca77u + (u32)tokens[i + j];
+    hash = rk_mix(hash);
+    int mine = (int)(hash & 0x7fffffffu & ~(u32)mask) | i;
     for (int slot = hash & mask;; slot = (slot + 1) & mask) {
       int other = c.ld(&table[slot]);
       if (other < 0) {
-        other = c.cas(&table[slot], -1, i);
+        other = c.cas(&table[slot], -1, mine);
         if (other < 0) {
           found++;
           break;
         }
       }
-      int j = 0;
-      while (j < n && tokens[other + j] == tokens[i + j]) j++;
+      if ((other ^ mine) & ~mask) continue;
+      int j = 0, first = other & mask;
+      while (j < n && tokens[first + j] == tokens[i + j]) j++;
       if (j == n) break;
     }
   }

@@ -31,8 +31,8 @@ def test_kernels_of_every_shape_keep_what_kernels_promise(kernel, check):
 BUGS = {
     "no barrier after clearing the table": ("table[i] = -1;\n  c.sync();", "table[i] = -1;"),
     "an insertion that is not atomic": (
-        "other = c.cas(&table[slot], -1, i);",
-        "other = table[slot]; if (other < 0) table[slot] = i;",
+        "other = c.cas(&table[slot], -1, mine);",
+        "other = table[slot]; if (other < 0) table[slot] = mine;",
     ),
     "a barrier for some threads": ("table[i] = -1;\n  c.sync();", "table[i] = -1;\n  if (c.tid < total) c.sync();"),
     "idle threads return early": (

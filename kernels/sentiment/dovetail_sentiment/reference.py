@@ -37,7 +37,9 @@ def scores(codes: Ragged, lexicon: Mapping[bytes, lex.Word], alpha: float) -> Te
     first = torch.searchsorted(rows, torch.arange(len(codes), device=rows.device))
     before_row = torch.cat([buts.new_zeros(1), buts])[first]
     seen = buts - before_row[rows] if len(rows) else buts
-    has_but = torch.zeros(len(codes), dtype=torch.bool, device=rows.device).index_fill(0, rows[flags & lex.BUT > 0], True)
+    has_but = torch.zeros(len(codes), dtype=torch.bool, device=rows.device).index_fill(
+        0, rows[flags & lex.BUT > 0], True
+    )
     factor = torch.where(has_but[rows], torch.where(seen > 0, 1.5, 0.5), 1.0)
     total = torch.zeros(len(codes), device=rows.device).index_add(0, rows, value * factor)
     return total / (total * total + alpha).sqrt()
@@ -76,9 +78,7 @@ def _weighed(rows: Tensor, valence: Tensor, boost: Tensor, flags: Tensor) -> Ten
 
     a, b, c = (back(flags, steps, lex.RATED) for steps in (1, 2, 3))
     boosts = [back(boost, steps, 0.0) for steps in (1, 2, 3)]
-    value = torch.where(
-        has(a, lex.NO) | has(b, lex.NO) | (has(c, lex.NO) & has(a, lex.OR)), valence * NEGATED, valence
-    )
+    value = torch.where(has(a, lex.NO) | has(b, lex.NO) | (has(c, lex.NO) & has(a, lex.OR)), valence * NEGATED, valence)
     fade = (1.0, 0.95, 0.9)
     stronger = [None, has(b, lex.NEVER) & has(a, lex.SO), (has(c, lex.NEVER) & has(b, lex.SO)) | has(a, lex.SO)]
     sure = [None, has(b, lex.WITHOUT) & has(a, lex.DOUBT), has(c, lex.WITHOUT) & has(a | b, lex.DOUBT)]

@@ -21,7 +21,9 @@ class Alphabet:
     def __init__(self, phrases: Iterable[str], leet: bool) -> None:
         self._leet = leet
         folded = [self._folded(phrase) for phrase in phrases]
-        signs = {sign for phrase in folded for sign in phrase if not sign.isalnum() and not re.match(r"[\s\-_'’.,/]", sign)}
+        signs = {
+            sign for phrase in folded for sign in phrase if not sign.isalnum() and not re.match(r"[\s\-_'’.,/]", sign)
+        }
         self._signs = frozenset(signs)
         letters = sorted({byte for phrase in folded for byte in self._letters(phrase) if byte})
         self._codes = bytearray([1] * 256)
@@ -37,9 +39,7 @@ class Alphabet:
         return bare.translate(LEET) if self._leet else bare
 
     def _letters(self, folded: str) -> bytes:
-        return re.sub(
-            b"\0+", b"\0", b"".join(s.encode() if s.isalnum() or s in self._signs else b"\0" for s in folded)
-        )
+        return re.sub(b"\0+", b"\0", b"".join(s.encode() if s.isalnum() or s in self._signs else b"\0" for s in folded))
 
     def codes(self, text: str) -> bytes:
         return self._letters(self._folded(text)).translate(bytes(self._codes))

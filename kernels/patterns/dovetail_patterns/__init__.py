@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 from attrs.validators import ge, min_len
 
 from dovetail import UserError, hookimpl, kernel_op
-from dovetail_spelling import MATCHES, Automaton, Spelled, count
+from dovetail_spelling import MATCHES, Automaton, Listed, Spelled, count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,13 @@ class Patterns(Spelled):
             Bytes beyond ASCII count as letters.
         tokenizer: A tokenizer of transformers, or the name or folder of one; null takes the policy's.
     """
+
+    example: ClassVar[Mapping[str, Any]] = {
+        "patterns": ("as an AI", "therefore", "\\boxed{", "in conclusion", "I'm sorry"),
+        "tokenizer": Listed(
+            (" the", " and", " as", " therefore", " in", " con", "clusion", ".", " I", "'m", "ing", " was"), 32_000
+        ),
+    }
 
     patterns: tuple[str, ...] = attrs.field(converter=tuple, validator=min_len(1))
     per_hit: float = 0.1

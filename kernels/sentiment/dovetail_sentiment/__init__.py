@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 from attrs.validators import gt
 
 from dovetail import hookimpl, kernel_op
 from dovetail_sentiment import lexicon as lex
-from dovetail_spelling import Spelled
+from dovetail_spelling import Listed, Spelled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,6 +82,12 @@ class Sentiment(Spelled):
             VADER takes 15.
         tokenizer: A tokenizer of transformers, or the name or folder of one; null takes the policy's.
     """
+
+    example: ClassVar[Mapping[str, Any]] = {
+        "tokenizer": Listed(
+            (" the", " and", " not", " good", " film", " ba", "d", ".", " very", " but", "ing", " was"), 32_000
+        )
+    }
 
     words: Mapping[str, float] = attrs.field(factory=dict)
     alpha: float = attrs.field(default=15.0, validator=gt(0))

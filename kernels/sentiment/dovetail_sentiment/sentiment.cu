@@ -54,12 +54,12 @@ RK_FN float weighed(Word word, Word a, Word b, Word c) {
 RK_FN float sentiment(Ctx& c, const int* completions, int len, const int* begins, const unsigned char* codes, int known,
                       const int* keys, const float* valences, const float* boosts, const int* flags, int size,
                       float alpha) {
-  int per = (len + c.nth - 1) / c.nth;
+  int per = len / c.nth + 1;
   int first = c.tid * per < len ? c.tid * per : len, last = first + per < len ? first + per : len;
-  // Four words earlier: the three before, and one that may have begun before them.
+  // Back to where the third word before the slice begins, or its part before the slice.
   int start = first;
   bool letter = false;
-  for (int words = 0; start > 0 && words < 5; start--) {
+  for (int words = 0; start > 0 && words < 3; start--) {
     int token = completions[start - 1];
     if (token >= known) continue;
     for (int i = begins[token + 1] - 1; i >= begins[token]; i--) {
@@ -128,6 +128,5 @@ RK_FN float sentiment(Ctx& c, const int* completions, int len, const int* begins
       behind = behind || slices[i].has_but;
     }
   }
-  c.sync();
   return total / sqrtf(total * total + alpha);
 }

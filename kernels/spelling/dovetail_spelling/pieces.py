@@ -19,7 +19,7 @@ def pieces(tokenizer: Any) -> list[bytes]:
     """
     added = dict(tokenizer.added_tokens_decoder)
     special = {number for number, token in added.items() if token.special} | set(tokenizer.all_special_ids)
-    names = tokenizer.convert_ids_to_tokens(list(range(max(len(tokenizer), *added, 0) if added else len(tokenizer))))
+    names = tokenizer.convert_ids_to_tokens(list(range(max([len(tokenizer), *(number + 1 for number in added)]))))
     read = _reader(tokenizer)
     found = []
     for number, name in enumerate(names):

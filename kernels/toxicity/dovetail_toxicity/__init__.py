@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 from attrs.validators import ge, le
 
 from dovetail import DataError, hookimpl, kernel_op
-from dovetail_spelling import MATCHES, Automaton, Spelled, count
+from dovetail_spelling import MATCHES, Automaton, Listed, Spelled, count
 from dovetail_toxicity import phrases as lists
 
 if TYPE_CHECKING:
@@ -50,6 +51,14 @@ class Toxicity(Spelled):
         leet: Whether 0 1 3 4 5 7 @ $ stand for o i e a s t a s.
         tokenizer: A tokenizer of transformers, or the name or folder of one; null takes the policy's.
     """
+
+    example: ClassVar[Mapping[str, Any]] = {
+        "words": ("bad word", "badly put", "inane", "wasp"),
+        "tokenizer": Listed(
+            (" the", " and", " bad", " word", " in", " wa", "s", ".", " ba", "dly", "ing", " was"), 32_000
+        ),
+        "cap": 1_000_000,
+    }
 
     words: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     file: str | None = None

@@ -47,8 +47,8 @@ def pairs(count: int, seed: int) -> list[dict[str, str]]:
     return rows
 
 
-def tiny(seed: int, **options: Any) -> dt.Agent:
-    optimizer = dt.OptimizerSettings(lr=1e-2)
+def tiny(seed: int, lr: float = 1e-2, **options: Any) -> dt.Agent:
+    optimizer = dt.OptimizerSettings(lr=lr)
     shape = {"hidden": 32, "layers": 1, "heads": 2, "context": 64}
     return dt.Agent.tiny(**shape, characters=CHARACTERS, seed=seed, optimizer=optimizer, trainable=True, **options)
 
@@ -116,8 +116,8 @@ def reward_models(seeds: int, steps: int) -> list[str]:
 
 
 def _member(seed: int, steps: int, folder: str) -> str:
-    model = tiny(seed, head="value")
-    train("reward-model", model, seed, steps, bootstrap=seed + 1)
+    model = tiny(seed, lr=5e-3, head="value")
+    train("reward-model", model, seed, steps, bootstrap=seed + 1, center=0.02)
     return str(model.save(Path(folder) / str(seed)))
 
 

@@ -83,6 +83,9 @@ def online_dpo(
         epochs: Times that each batch is learnt from. Usual range 1 to 4.
         minibatches: Optimizer steps in one epoch.
     """
+    if samples < 2:
+        problem = f"online-dpo compares the answers to a prompt, and samples is {samples}"
+        raise dt.RecipeError(problem, hint="samples: 2, or more")
     completions = dt.generate(policy, prompts, samples=samples, name="completions")
     rewards = dt.run_rewards(completions)
     logprobs = dt.logprobs(policy, prompts, completions, name="policy_logprobs")

@@ -60,7 +60,7 @@ def _fingerprint(agent: Agent) -> bytes:
         weights = {name: weight for name, weight in agent.model.state_dict().items() if "lora_" not in name}
         for name, weight in weights.items():
             digest.update(f"{name} {list(weight.shape)}".encode())
-            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         vars(agent)["reference_fingerprint"] = digest.digest()
     return vars(agent)["reference_fingerprint"]  # type: ignore[no-any-return]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dovetail as dt
-from dovetail.errors import DataError
+from dovetail.errors import DataError, RecipeError
 from dovetail.testing import tiny_agent, tiny_rollouts
 from dovetail_preferences.operations import mismatched, sorted_references
 from dovetail_preferences.references import cached_logprobs
@@ -191,6 +191,12 @@ def test_online_dpo_learns_what_the_reward_prefers(samples):
         dt.rewards._own.pop("many-a")
     assert found[-1]["reward"] > found[0]["reward"] + 1
     assert 0 < found[0]["dpo/pairs"] <= 1
+
+
+def test_one_answer_cannot_be_compared():
+    """A group of one is refused before anything runs."""
+    with pytest.raises(RecipeError, match="samples is 1"):
+        dt.recipes["online-dpo"](samples=1).trace()
 
 
 def test_rows_without_a_label_are_told():

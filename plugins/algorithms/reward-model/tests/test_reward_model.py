@@ -38,11 +38,11 @@ def letters(count, seed=0):
 
 
 def agent(**options):
-    settings = {"hidden": 32, "characters": CHARACTERS, "optimizer": dt.OptimizerSettings(lr=1e-2)}
+    settings = {"hidden": 32, "characters": CHARACTERS, "optimizer": dt.OptimizerSettings(lr=5e-3)}
     return tiny_agent(head="value", trainable=True, **{**settings, **options})
 
 
-def trained(seed=0, steps=30, **options):
+def trained(seed=0, steps=70, **options):
     """A model after a few steps on letters, in another order for each seed."""
     model, rows = agent(seed=seed), letters(8 * steps)
     compiled = dt.compile(dt.recipes["reward-model"](**options), policy=model)
@@ -55,7 +55,7 @@ def trained(seed=0, steps=30, **options):
 def ensemble(tmp_path_factory):
     """The folders of three members, each with other first weights and another bootstrap sample."""
     folder = tmp_path_factory.mktemp("members")
-    return [str(trained(seed=seed, bootstrap=seed + 1).save(folder / str(seed))) for seed in range(3)]
+    return [str(trained(seed=seed, bootstrap=seed + 1, center=0.02).save(folder / str(seed))) for seed in range(3)]
 
 
 OPTIONS = [{}, {"center": 0.1}, {"bootstrap": 2}]
@@ -137,11 +137,11 @@ def conversations(rows, key):
 def test_an_ensemble_is_less_sure_of_what_it_has_not_seen(ensemble):
     """Answers of other letters and lengths, against held-out ones of the kind it learnt; the penalty takes from both."""
     part = RewardModel(ensemble)
-    known = conversations(letters(60, seed=9), "rejected")
+    known = [answer for key in ("chosen", "rejected") for answer in conversations(letters(30, seed=9), key)]
     strange = [
         (prompt, dt.Message("assistant", f"{row} zyxwv utsrq {row * 7}")) for row, (prompt, _) in enumerate(known)
     ]
-    assert part.uncertainty(strange).mean() > 1.5 * part.uncertainty(known).mean()
+    assert part.uncertainty(strange).mean() > 1.3 * part.uncertainty(known).mean()
     careful = attrs.evolve(part, penalty=2.0)
     expected = part.score(strange) - 2 * part.uncertainty(strange)
     assert torch.allclose(careful.score(strange), expected, atol=1e-5)

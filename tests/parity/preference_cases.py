@@ -33,7 +33,8 @@ def batch(seed: int, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
 def ours(part: dt.Part, rollouts: Any, given: dict[str, Any], by: str) -> Side:
     """The value of a loss part and its gradient by one of its inputs."""
     value, gradients = loss_and_gradients(part, rollouts, given)
-    return value, {by: getattr(gradients[by], "values", gradients[by])}
+    gradient = gradients[by]
+    return value, {by: gradient.values if isinstance(gradient, dt.Ragged) else gradient}
 
 
 def shown(name: str, options: dict[str, Any]) -> str:
@@ -96,7 +97,7 @@ def bradley_terry(seed: int, dtype: torch.dtype) -> tuple[Side, Side]:
 @case("orpo(coef=0.2)", "Hong et al. 2024, equations 2 to 7")
 def orpo(seed: int, dtype: torch.dtype) -> tuple[Side, Side]:
     rollouts, given = batch(seed, dtype)
-    live = given["logprobs"].with_values(given["logprobs"].values.double().requires_grad_())
+    live = given["logprobs"].with_values(given["logprobs"].values.clone().double().requires_grad_())
     probability = live.mean().exp()
     odds = probability / (1 - probability)
     chosen, rejected = given["labels"] == 1, given["labels"] == 0

@@ -54,7 +54,7 @@ class KTOLoss:
         baseline = torch.zeros_like(ratio) if baselines is None else baselines.to(ratio.dtype)
         desirable = rewards.max() > 0
         gain = torch.where(desirable, ratio - baseline, baseline - ratio)
-        weight = torch.where(desirable, self.desirable_weight, self.undesirable_weight).to(ratio.dtype)
+        weights = ratio.new_tensor([self.undesirable_weight, self.desirable_weight])
         reward = self.beta * ratio.detach()
         metrics = {"signed_reward": torch.where(desirable, reward, -reward), "baseline": baseline}
-        return LossTerms(weight * (1 - (self.beta * gain).sigmoid()), "batch_mean", metrics=metrics)
+        return LossTerms(weights[desirable.long()] * (1 - (self.beta * gain).sigmoid()), "batch_mean", metrics=metrics)

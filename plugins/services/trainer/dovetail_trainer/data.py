@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,7 +136,7 @@ def encode_rows(rows: Sequence[Mapping[str, Any]], agent: Agent, layout: Layout 
             origins.append([origin for piece, origin in pieces for _ in piece])
             messages = example.messages
             _check(origins[-1], agent, place=" ".join(message.content for message in messages)[:60])
-            tasks.append(Task(str(row.get("id", group)), messages[:-1], columns=example.columns))
+            tasks.append(Task(_id(row), messages[:-1], columns=example.columns))
             groups.append(group)
     return Rollouts(
         tokens=Ragged.from_rows(tokens, dtype=torch.int64),
@@ -143,6 +145,12 @@ def encode_rows(rows: Sequence[Mapping[str, Any]], agent: Agent, layout: Layout 
         tasks=Tasks(tasks),
         decode=agent.decode,
     )
+
+
+def _id(row: Mapping[str, Any]) -> str:
+    """Its own, or a digest of its content: the same in every batch and run."""
+    text = json.dumps(row, sort_keys=True, default=str)
+    return str(row.get("id") or hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
 def _pieces(example: Example, agent: Agent) -> Iterator[tuple[list[int], Origin]]:

@@ -1,0 +1,1 @@
+"""Learning from preferences, without a reward model."""

@@ -116,7 +116,7 @@ def _call(value: Any) -> Found:
         return _call(name)
     if not isinstance(name, str) or not name:
         return Malformed("the call has no name")
-    arguments = next(_values(value, _ARGUMENTS), {})
+    arguments: Any = next(_values(value, _ARGUMENTS), {})
     return name, arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 

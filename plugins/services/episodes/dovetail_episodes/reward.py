@@ -6,8 +6,8 @@ import asyncio
 
 import attrs
 
-from dovetail import Invalid, Message, Rollouts, Task, hookimpl
-from dovetail.parts import Part, line_of
+from dovetail import Invalid, Message, Rollouts, Task
+from dovetail.parts import Part, hookimpl, line_of
 
 
 @attrs.frozen

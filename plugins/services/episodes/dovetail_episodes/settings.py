@@ -31,7 +31,7 @@ class EpisodeSettings:
     max_turns: int = field(default=32, validator=positive)
     max_tokens: int | None = field(default=None, validator=optional(positive))
     in_flight: int = field(default=512, validator=positive)
-    patience: float | None = field(default=0.05, validator=optional(ge(0)))
+    patience: float | None = field(default=0.05, validator=optional(ge(0)))  # type: ignore[arg-type]
     step_timeout: float | None = field(default=None, validator=optional(gt(0)))
     deadline: float | None = field(default=None, validator=optional(gt(0)))
     rewrites: Literal["stop", "keep"] = field(default="stop", validator=in_(["stop", "keep"]))

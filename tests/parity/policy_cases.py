@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -114,78 +113,3 @@ paper_case("mirror-descent", {}, "Kimi team 2025 (2501.12599)", mirror_descent)
 gspo_token = {"level": "token", "clip": 0.1, "clip_high": 0.1, "reduction": "sequence_mean"}
 paper_case("gspo", gspo_token, "Zheng et al. 2025 (2507.18071)", token_ratio)
 paper_case("reinforce", {"reduction": "sequence_sum_mean"}, "Williams 1992", lambda lp, old, credit: -credit * lp.sum())
-
-
-Estimate = Callable[[Tensor, Tensor], Tensor]  # rewards [B, K] and lengths [B] to advantages [B]
-
-
-def estimator_case(
-    name: str, options: dict[str, Any], peer: str, theirs: Callable[[Tensor, Tensor], Tensor], parts: int = 1
-) -> None:
-    """An estimator of ours and one that takes ``[B, parts]`` rewards of groups of four."""
-
-    def run(seed: int, dtype: torch.dtype) -> tuple[Side, Side]:
-        rollouts, _ = batch(seed, dtype)
-        draw = torch.Generator().manual_seed(seed)
-        rewards = torch.rand((len(rollouts), parts), generator=draw, dtype=dtype)
-        facts = {
-            "rewards": rewards.sum(1), "groups": rollouts.groups, "sampled": rollouts.sampled,
-            "reward_parts": dict(enumerate(rewards.unbind(1))), "reward_weights": dict.fromkeys(range(parts), 1.0),
-            "logprobs": None, "ref_logprobs": None,
-        }  # fmt: skip
-        part = dt.advantage_estimators[name](**options)
-        return (part.call("estimate", facts), {}), (theirs(rewards, rollouts.sampled.lengths), {})
-
-    exact = {"dtypes": (torch.float32,)} if peer == "trl" else {}  # which takes rewards in float32
-    case(shown(name, options), peer, **exact)(run)
-
-
-for options, trl, parts in [
-    ({}, {}, 1),
-    ({"scale": "none"}, {"scale_rewards": "none"}, 1),
-    ({"combine": "normalize_then_sum"}, {"multi_objective_aggregation": "normalize_then_sum"}, 2),
-]:
-    estimator_case(
-        "group", options, "trl", lambda rewards, lengths, trl=trl: trl_side.advantages("GRPO", trl, rewards), parts
-    )
-estimator_case(
-    "group", {"baseline": "leave_one_out", "scale": "none"}, "trl",
-    lambda rewards, lengths: trl_side.advantages("RLOO", {}, rewards),
-)  # fmt: skip
-
-
-def by_group(one: Callable[[list[float], list[int]], list[float]]) -> Estimate:
-    """An estimator of one group in Python floats, for groups of four."""
-
-    def theirs(rewards: Tensor, lengths: Tensor) -> Tensor:
-        groups = zip(rewards.sum(1).double().split(4), lengths.split(4), strict=True)
-        return torch.tensor([x for r, n in groups for x in one(r.tolist(), n.tolist())], dtype=torch.float64)
-
-    return theirs
-
-
-@by_group
-def optimal_baseline(rewards: list[float], lengths: list[int]) -> list[float]:
-    """Equation 7 of OPO."""
-    baseline = sum(n * r for n, r in zip(lengths, rewards, strict=True)) / sum(lengths)
-    return [reward - baseline for reward in rewards]
-
-
-@by_group
-def likelihood(rewards: list[float], lengths: list[int]) -> list[float]:
-    """MaxRL: the reward over the group's mean, less one."""
-    mean = sum(rewards) / len(rewards)
-    return [reward / mean - 1 for reward in rewards]
-
-
-@by_group
-def others(rewards: list[float], lengths: list[int]) -> list[float]:
-    """NeMo-RL's leave-one-out: mean and sample spread of the others."""
-    rest = [[*rewards[:row], *rewards[row + 1 :]] for row in range(len(rewards))]
-    return [(r - statistics.fmean(o)) / (statistics.stdev(o) + 1e-6) for r, o in zip(rewards, rest, strict=True)]
-
-
-estimator_case("opo", {}, "Hao et al. 2025 (2505.23585)", optimal_baseline)
-estimator_case("maxrl", {"eps": 0.0}, "Tajwar et al. 2026 (2602.02710)", likelihood)
-nemo = {"baseline": "leave_one_out", "spread": "leave_one_out", "eps": 1e-6}
-estimator_case("group", nemo, "NeMo-RL's definition", others)

@@ -10,8 +10,6 @@ import tempfile
 import warnings
 from typing import Any
 
-import torch
-
 from dovetail import Ragged, Rollouts
 
 GROUP = 4
@@ -79,23 +77,3 @@ def grpo_loss(rollouts: Rollouts, given: dict[str, Ragged], options: dict[str, A
     })  # fmt: skip
     loss.backward()
     return loss.detach(), {"logprobs": live.values.grad}
-
-
-@functools.cache
-def _online(name: str, options: tuple[tuple[str, Any], ...]) -> Any:
-    import trl
-
-    return trainer(getattr(trl, f"{name}Trainer"), getattr(trl, f"{name}Config"), dict(options))
-
-
-def advantages(name: str, options: dict[str, Any], rewards: Any) -> Any:
-    """``[B]`` advantages that the trainer ``name`` takes of ``[B, K]`` rewards, groups of GROUP side by side, K functions."""
-    side = _online(name, tuple(options.items()))
-    side.reward_funcs, side.reward_func_names = [None] * rewards.shape[1], [str(k) for k in range(rewards.shape[1])]
-    side.reward_processing_classes = [None] * rewards.shape[1]
-    side.reward_weights = torch.ones(rewards.shape[1])
-    side._calculate_rewards = lambda *given: rewards.clone()
-    side._generate_single_turn = lambda *given, **more: ([[3, 4, 1]] * len(rewards), None)
-    side.model.train()
-    found = side._generate_and_score_completions([{"prompt": "w3"}] * len(rewards))
-    return found["advantages"]

@@ -76,7 +76,8 @@ class Session:
         try:
             status = Status(json.loads(reply)["ended"])
         except (ValueError, KeyError, TypeError):
-            status = Status.RUNTIME_ERROR
+            self._drop()  # or its next words would be taken for an answer to the next piece
+            return Result(Status.RUNTIME_ERROR, f"it wrote where only the session writes{_GONE}")
         stdout, stderr = (cut(pieces, self._limits.output) for pieces in run.pieces.values())
         return Result(status, stdout=stdout, stderr=stderr, seconds=time.monotonic() - started)
 

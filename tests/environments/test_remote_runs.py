@@ -57,7 +57,7 @@ def trained(folder, environment):
         {
             name: value
             for name, value in json.loads(line)["metrics"].items()
-            if not re.search(r"time|/s$|rss|memory", name)
+            if not re.search(r"time|/s$|per_second|rss|memory|/batch$", name)
         }
         for line in (folder / "metrics.jsonl").read_text().splitlines()
     ]

@@ -38,7 +38,8 @@ class Echo:
             raise RuntimeError("over")
         self._left -= 1
         right = float(action.content == self._task.answer)
-        return dt.StepResult(reward=right, reward_components={"right": right}, terminated=not self._left)
+        answers = [dt.Message("tool", "spelled", tool_call_id=call.id) for call in action.tool_calls]
+        return dt.StepResult(answers, reward=right, reward_components={"right": right}, terminated=not self._left)
 
     async def close(self):
         self.closed.append(self)

@@ -51,7 +51,7 @@ class Word:
 
 
 class Episode:
-    """Two turns, each must be the word."""
+    """Two turns; each that is the word brings a half."""
 
     tools = (dt.ToolSpec("spell", "Spells a word.", {"type": "object", "properties": {"n": {"maximum": 3}}}),)
     agents = ("agent",)
@@ -70,14 +70,14 @@ class Episode:
         await TROUBLE.get(action.content, nothing)(self._options)
         self._left -= 1
         self._steps += 1
-        right = action.content == self._task.answer
+        right = 0.5 * (action.content == self._task.answer)
         text = "x" * 2_000_000 if action.content == "long" else "again"
         return dt.StepResult(
             [
                 dt.Message(
                     "tool",
                     text,
-                    tool_call_id="1",
+                    tool_call_id=action.tool_calls[0].id if action.tool_calls else "1",
                     meta={"step": self._steps},
                 )
             ],

@@ -8,7 +8,7 @@ import threading
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, strategies
+from hypothesis import given, settings, strategies
 
 from dovetail_tools.tool import ToolError, tool
 
@@ -146,6 +146,7 @@ def test_a_flood_is_cut_off():
     assert outcome.text == "x" * 100 + "… (9999900 characters left out)"
 
 
+@settings(max_examples=30, deadline=None)
 @given(strategies.recursive(strategies.none() | strategies.integers() | strategies.text(), strategies.lists))
 def test_whatever_is_returned_can_be_sent(value):
     """Every result is text that UTF-8 can hold."""

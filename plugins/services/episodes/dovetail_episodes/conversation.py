@@ -24,6 +24,7 @@ class Conversation:
     turns: list[int] = attrs.field(factory=list)  # where each turn starts among the sampled tokens
     rewards: list[float] = attrs.field(factory=list)  # of each turn
     is_cut: bool = False  # whether a limit, not a stop token, ended the last turn
+    _before: tuple[int, int] = (0, 0)  # tokens and messages before what was heard last
     _tail: str | None = None  # what the template writes after each turn of the policy
     _pending: tuple[int, Message] | None = None  # the last turn: where it lies among the messages, and itself
 
@@ -34,6 +35,7 @@ class Conversation:
             DataError: The chat template cannot continue the conversation.
         """
         agent = self.renderer.agent
+        self._before = len(self.tokens), len(self.messages)
         if self._pending is None:
             self._append(agent.encode_text(self.renderer.prompt(messages)), Origin.PROMPT)
         else:
@@ -47,6 +49,11 @@ class Conversation:
             self._append(self._encode(between[len(tail) :]), Origin.TOOL if from_tools else Origin.PROMPT)
             self._pending = None
         self.messages += messages
+
+    def unhear(self) -> None:
+        """Forget what was heard last: the policy will not answer it, and it may not fit the model."""
+        tokens, messages = self._before
+        del self.tokens[tokens:], self.origin[tokens:], self.messages[messages:]
 
     def say(self, tokens: Sequence[int], logprobs: Sequence[float]) -> Message:
         """Append what the policy sampled in a turn, and give it as a message."""

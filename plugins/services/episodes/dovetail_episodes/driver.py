@@ -141,9 +141,11 @@ class _Game:
         for _ in range(_QUIET_STEPS):
             with contextlib.suppress(TimeoutError):
                 return self._desk.take(self._driver.settings.patience, silence)
+            probe = asyncio.sleep(0)
             try:
-                self._offloader.submit(asyncio.sleep(0)).result(_GRACE_SECONDS)
+                self._offloader.submit(probe).result(_GRACE_SECONDS)
             except TimeoutError:
+                probe.close()
                 raise TimeoutError(f"the event loop has been held up for {silence:g} s") from None
         raise TimeoutError(f"neither an answer nor an end within {_QUIET_STEPS} deadlines")
 

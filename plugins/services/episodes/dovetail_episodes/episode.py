@@ -119,6 +119,7 @@ class Episode:
             )
             raise DataError(problem, hint=hint)
         if reason is not None:
+            conversation.unhear()
             return StepResult(truncated=True, stop_reason=reason)
         seed = (self.turn_seed + self.counts["turns"] * _GOLDEN) % 2**62
         said = conversation.say(*await table.desk.ask(self.row, conversation.tokens, seed, limit))
@@ -165,10 +166,11 @@ class Table:
         """How many tokens the next turn may have; or why there is no next turn."""
         sampled = len(conversation.logprobs)
         left = self.turn_tokens if self.settings.max_tokens is None else self.settings.max_tokens - sampled
+        space = left if self.context is None else self.context - len(conversation.tokens)
         if turns >= self.settings.max_turns:
             return 0, StopReason.MAX_TURNS
         if left <= 0:
             return 0, StopReason.MAX_TOKENS
-        if self.context is not None and len(conversation.tokens) >= self.context:
+        if space <= 0:
             return 0, StopReason.CONTEXT_OVERFLOW
-        return min(left, self.turn_tokens), None
+        return min(left, self.turn_tokens, space), None

@@ -48,20 +48,23 @@ class Renderer:
             problem = f"the chat template of {self.agent.name!r} does not show an assistant's turn once, as it is"
             raise DataError(problem, hint="give the tokenizer a template that does")
         if not self.keep_rewritten:
-            self._check_prefix(self.prompt(before), self.prompt([*before, said, *heard]))
+            self._check(self.prompt(before), said.content, self.prompt([*before, said, *heard]))
         return marked.partition(_MARK)[2]
 
-    def _check_prefix(self, earlier: str, later: str) -> None:
-        if later.startswith(earlier):
+    def _check(self, earlier: str, said: str, later: str) -> None:
+        """Refuse a template that shows what stood before, or what the policy said, otherwise than it was."""
+        shown = later[len(earlier) :].lstrip()
+        if later.startswith(earlier) and shown.startswith(said.strip()):  # some templates trim a turn, which is no harm
             return
-        place = next(at for at, (a, b) in enumerate(zip(earlier, f"{later}\0", strict=False)) if a != b)
+        if later.startswith(earlier):
+            was, now = said[:80], shown[:80]
+        else:
+            place = next(at for at, (a, b) in enumerate(zip(earlier, f"{later}\0", strict=False)) if a != b)
+            was, now = (text[max(0, place - 40) : place + 40] for text in (earlier, later))
         raise DataError(
-            f"the chat template of {self.agent.name!r} rewrites earlier turns, so the policy's tokens would not be "
-            "what it is trained on",
-            where=[
-                f"it was {earlier[max(0, place - 40) : place + 40]!r}",
-                f"now {later[max(0, place - 40) : place + 40]!r}",
-            ],
+            f"the chat template of {self.agent.name!r} rewrites earlier turns, so the policy would not be trained on what "
+            "it is shown",
+            where=[f"it was {was!r}", f"now {now!r}"],
             hint="episodes: {rewrites: keep} goes on with the tokens as sampled; or take a template that rewrites nothing",
         )
 

@@ -14,19 +14,6 @@ if TYPE_CHECKING:
     from dovetail import Ragged
 
 
-def plain(lengths: list[int], target: tuple[float, ...], scale: float) -> list[float]:
-    """The scores of a batch in plain Python."""
-    ranked = sorted(lengths)
-    costs: dict[int, list[float]] = {}
-    for place, length in enumerate(ranked):
-        at = (place + 0.5) / len(ranked) * (len(target) - 1)
-        low = min(int(at), len(target) - 2) if len(target) > 1 else 0
-        high = min(low + 1, len(target) - 1)
-        goal = target[low] + (at - low) * (target[high] - target[low])
-        costs.setdefault(length, []).append(abs(length - goal))
-    return [-sum(costs[length]) / len(costs[length]) / scale for length in lengths]
-
-
 def _numbers(values: object) -> tuple[float, ...]:
     return tuple(float(value) for value in values)  # type: ignore[attr-defined]
 

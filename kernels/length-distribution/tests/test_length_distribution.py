@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dovetail import Ragged, rewards
 from dovetail.errors import OptionError
 from dovetail.testing import part_checks
-from dovetail_length_distribution import LengthDistribution, plain
+from dovetail_length_distribution import LengthDistribution
 
 CHECKS = part_checks("rewards", "length-distribution", options={"target": [0, 10, 40]})
 LENGTHS = st.lists(st.integers(0, 60), min_size=1, max_size=12)
@@ -19,6 +19,19 @@ TARGETS = st.lists(st.floats(0, 60), min_size=2, max_size=6).map(sorted).filter(
 def test_conformance(check):
     """It keeps what every reward promises."""
     check()
+
+
+def plain(lengths: list[int], target: tuple[float, ...], scale: float) -> list[float]:
+    """The scores of a batch in plain Python."""
+    ranked = sorted(lengths)
+    costs: dict[int, list[float]] = {}
+    for place, length in enumerate(ranked):
+        at = (place + 0.5) / len(ranked) * (len(target) - 1)
+        low = min(int(at), len(target) - 2) if len(target) > 1 else 0
+        high = min(low + 1, len(target) - 1)
+        goal = target[low] + (at - low) * (target[high] - target[low])
+        costs.setdefault(length, []).append(abs(length - goal))
+    return [-sum(costs[length]) / len(costs[length]) / scale for length in lengths]
 
 
 def scored(lengths, target):

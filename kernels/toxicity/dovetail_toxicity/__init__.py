@@ -130,8 +130,8 @@ class Toxicity(Spelled):
     @hookimpl
     def on_run_start(self, run: Any) -> None:
         """Learn the policy's tokenizer, and read the list before anything is sampled."""
-        super().on_run_start(run)
         self.phrases  # noqa: B018
+        super().on_run_start(run)
 
     @hookimpl
     @kernel_op(path=MATCHES, baseline=plain)

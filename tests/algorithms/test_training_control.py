@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -66,8 +67,8 @@ def test_a_learning_rate_schedule_goes_on(tmp_path):
     dt.Trainer.resume(tmp_path / "cut").fit(5)
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
     rates = [line["lr"] for line in metrics(tmp_path / "whole")]
-    assert rates == sorted(rates, reverse=True)
-    assert rates[-1] < 0.5 * rates[0]
+    falling = [1e-2 * (1 + math.cos(math.pi * step / 10)) / 2 for step in (1, 3, 5, 7)]
+    assert rates == pytest.approx([1e-2 * 2 / 3, *falling])  # two optimizer steps each, of which the last is told
 
 
 def test_a_price_follows_the_distance(tmp_path):
@@ -83,9 +84,9 @@ def test_a_price_follows_the_distance(tmp_path):
 
 def test_the_temperature_travels_with_the_tokens(tmp_path):
     """The trainer scores under the temperature that was drawn with, so the KL to the sampler stays 0 on policy."""
-    run = trainer(tmp_path, dt.extensions["adaptive-temperature"](target=5.0, high=1.4), recipe=dt.recipes.grpo)
+    run = trainer(tmp_path, dt.extensions["adaptive-temperature"](target=50.0), recipe=dt.recipes.grpo)
     run.fit(8)
-    assert run.run.option("completions", "temperature") == pytest.approx(1.0 * (1 + 0.1 * 0.2) ** 8, rel=1e-2)
+    assert run.run.option("completions", "temperature") == pytest.approx((1 + 0.1 * 0.2) ** 8)
     assert all(abs(line["kl_to_sampler"]) < 1e-5 for line in metrics(tmp_path))
 
 
@@ -121,7 +122,7 @@ def test_easy_tasks_come_first(tmp_path):
     run.fit(5)
     lengths = sorted(len(task.messages[0].content) for task in run.run.batches.items)
     for step, batch in enumerate(seen[:3]):
-        assert max(batch) <= lengths[-(-int(part.instance.share(step) * 1e9) * len(lengths) // 10**9)]
+        assert max(batch) <= lengths[math.ceil(part.instance.share(step) * len(lengths)) - 1]
     assert max(map(max, seen[3:])) > max(seen[0])
 
 

@@ -1,4 +1,4 @@
-"""Fifty optimizer steps go the same way, however the work is cut, shared, or compiled.
+"""Thirty optimizer steps go the same way, however the work is cut, shared, or compiled.
 
 An error of one part in a million in a gradient shows in no single step, and in a long run as another model. So whole
 trajectories are compared: the loss and the gradient norm of each step within a tolerance, and their differences without
@@ -15,25 +15,27 @@ from parts_of_tests import lowercase, tiny_policy
 import dovetail as dt
 from dovetail_trainer.data import encode_rows
 
-STEPS = 50
+pytestmark = pytest.mark.slow
+
+STEPS = 30
 PROMPTS = ["1+1=", "a longer prompt", "zz"]
 ROWS = [{"prompt": f"{i}+{i}=", "completion": str(2 * i) * (i + 1)} for i in range(6)]
 WHOLE, EIGHTH = 1 << 20, 24
-# RMS norms and rotations are float32 also in a float64 model, and 50 steps carry their rounding on.
+# RMS norms and rotations are float32 also in a float64 model, and 30 steps carry their rounding on. Steps are small,
+# because in large ones it grows until another token is drawn, after which nothing can be compared.
 STEP_TOLERANCE, DRIFT_TOLERANCE = 1e-4, 1e-5
 #: what may not change a number
 WAYS = {
     "eight micro-batches": {"budget": EIGHTH},
     "prompts apart": {"share": False},
-    "prompts apart, eight micro-batches": {"share": False, "budget": EIGHTH},
     "eager": {"mode": "eager"},
 }
 
 
 def trajectory(name, *, budget=WHOLE, share=True, mode="auto"):
     """Loss and gradient norms of every step; sampled with seeds of their own, so that equal weights draw equal tokens."""
-    learning = dt.OptimizerSettings(use="torch.optim.SGD", lr=0.05, options={"momentum": 0.9})
-    shape = {"dtype": "float64", "optimizer": learning, "share_prompts": share, "hidden": 32}
+    learning = dt.OptimizerSettings(use="torch.optim.SGD", lr=0.02, options={"momentum": 0.9})
+    shape = {"dtype": "float64", "optimizer": learning, "share_prompts": share}
     policy, agents, options = tiny_policy(**shape), {}, {}
     if name != "sft":
         options, agents = {"rewards": [lowercase]}, {"ref_policy": tiny_policy(**shape).frozen()}

@@ -17,8 +17,6 @@ import dovetail as dt
 SERVER = Path(__file__).with_name("flaky.py")
 MATH = {"digits": 1, "final_answer": "last_number", "symbolic": False, "notation": "plain"}
 
-LAKE = {"id": "FrozenLake-v1", "actions": ["a", "b", "c", "d"], "max_turns": 4, "size": 4, "penalty": 0.1}
-
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory):
@@ -30,7 +28,7 @@ def secured(tmp_path_factory):
     certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
     (folder / "token").write_text("open sesame")
     config = {
-        "environments": [{"use": "math", **MATH}, {"use": "flaky"}, {"use": "debate"}, {"use": "gym", **LAKE}],
+        "environments": [{"use": "math", **MATH}, {"use": "flaky"}, {"use": "debate"}],
         "address": "127.0.0.1:0",
         **dict.fromkeys(("certificate", "key"), str(folder / "server.pem")),
         "token_file": str(folder / "token"),
@@ -67,11 +65,11 @@ def trained(folder, environment):
     return told, texts, (folder / "final/model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["math", "flaky", "debate", "gym"])
+@pytest.mark.parametrize("name", ["math", "flaky", "debate"])
 def test_a_remote_run_is_bit_identical_to_a_local_one(tmp_path, secured, name):
     """Tasks in their order, turns, rewards, reasons of invalid samples, metrics, weights."""
     if name != "flaky":
-        local = dt.environments[name](**{"math": MATH, "gym": LAKE}.get(name, {}))
+        local = dt.environments[name](**{"math": MATH}.get(name, {}))
     else:
         spec = importlib.util.spec_from_file_location("flaky", SERVER)
         module = importlib.util.module_from_spec(spec)

@@ -11,7 +11,29 @@ from dovetail.testing import check_kernel, part_checks
 from dovetail_patterns import Patterns, plain
 from dovetail_spelling import Listed
 
-TEXTS = (" yes", "no", " n", "o", ".", "\\boxed", "{", "4", "}", "\n", "Yes", "x", "_", " ", "é", "日", "ye", "s")
+TEXTS = (
+    "yes",
+    ".",
+    "so",
+    " yes",
+    "no",
+    " n",
+    "o",
+    ".",
+    "\\boxed",
+    "{",
+    "4",
+    "}",
+    "\n",
+    "Yes",
+    "x",
+    "_",
+    " ",
+    "é",
+    "日",
+    "ye",
+    "s",
+)
 OPTIONS = {"patterns": ["yes", "no.", "\\boxed{", "日", "\n\n"], "tokenizer": Listed(TEXTS, 400)}
 CASES = [("default", {}), ("words", {"whole_words": True, "ignore_case": True, "per_hit": -0.1, "cap": 10})]
 CHECKS = [(n, c) for n, options in CASES for c in part_checks("rewards", "patterns", options={**OPTIONS, **options})]

@@ -62,12 +62,14 @@ RK_FN float sentiment(Ctx& c, const int* completions, int len, const int* begins
   for (int words = 0; start > 0 && words < 3; start--) {
     int token = completions[start - 1];
     if (token >= known) continue;
-    for (int i = begins[token + 1] - 1; i >= begins[token]; i--) {
+    const int* span = begins + token;
+    for (int i = span[1]; i-- > span[0];) {
       if (letter && codes[i] == 0) words++;
       letter = codes[i] != 0;
     }
   }
-  Slice own{0.f, 0.f, 0};
+  Slice& own = ((Slice*)c.scratch)[c.tid];  // in memory, because registers are scarce
+  own = Slice{0.f, 0.f, 0};
   // Where no word stands, because the row begins, is one that changes nothing.
   Word nothing{0.f, 0.f, RATED}, a = nothing, b = nothing, d = nothing;
   u64 hash = 0;
@@ -113,9 +115,8 @@ RK_FN float sentiment(Ctx& c, const int* completions, int len, const int* begins
     }
   }
   if (pending) (own.has_but ? own.behind : own.before) += held;
-  Slice* slices = (Slice*)c.scratch;
-  slices[c.tid] = own;
   c.sync();
+  const Slice* slices = (const Slice*)c.scratch;
   float total = 0.f;
   bool but = false;
   for (int i = 0; i < c.nth; i++) but = but || slices[i].has_but;

@@ -56,7 +56,7 @@ RK_FN float matches(Ctx& c, const int* completions, int len, const int* begins, 
       int code = codes[i], state = steps[code];
       if (state >= 0) {
         if (bounded && word[code]) {
-          if (before == -2) before = i > begins[token] ? codes[i - 1] : code_before(text, t);
+          if (before == -2) before = code_before(text, t);
           if (before < 0 || !word[before])
             hits += begins_here(text, t, i, state, steps, ends, classes, word, bounded);
         } else {

@@ -170,29 +170,6 @@ def test_a_cached_step_is_the_same_step(tmp_path):
     assert losses[1] == losses[2]
 
 
-@pytest.mark.parametrize("samples", [2, 4])
-def test_online_dpo_learns_what_the_reward_prefers(samples):
-    """The policy's own answers, of which the one with more of a letter wins."""
-
-    @dt.rewards.register("many-a")
-    def many_a(texts):
-        return [float(text.count("a")) for text in texts]
-
-    policy = agent()
-    policy.trainable = True
-    compiled = dt.compile(
-        dt.recipes["online-dpo"](samples=samples, beta=0.5), policy=policy, ref_policy=policy.frozen(),
-        rewards=["many-a"], sampling=dt.Sampling(max_tokens=6),
-    )  # fmt: skip
-    prompts = ["say x:", "say y:", "say z:"] * 4
-    try:
-        found = [compiled.run(prompts=prompts) for _ in range(25)]
-    finally:
-        dt.rewards._own.pop("many-a")
-    assert found[-1]["reward"] > found[0]["reward"] + 1
-    assert 0 < found[0]["dpo/pairs"] <= 1
-
-
 def test_one_answer_cannot_be_compared():
     """A group of one is refused before anything runs."""
     with pytest.raises(RecipeError, match="samples is 1"):

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 pytest_plugins = ["fake_distributions", "parts_of_tests"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run tests that take more than half a minute, as CI does")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """Leave slow tests to CI, so that the default run stays short."""
+    if not (config.getoption("--slow") or os.environ.get("CI")):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: runs in CI, or with --slow"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,10 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(path.parent for glob in ("plugins/*/*", "kernels/*") for path in ROOT.glob(f"{glob}/pyproject.toml"))
+SLOW = ("quickstart", "runtime", "sandbox", "sentiment", "testing")  # more than half a minute
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("folder", PLUGINS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize(
+    "folder",
+    [pytest.param(f, id=f.name, marks=[pytest.mark.slow] if f.name in SLOW else []) for f in PLUGINS],
+)
 def test_a_plugin_passes_alone(folder):
     """Every other dovetail distribution is hidden."""
     name = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["name"]

@@ -4,9 +4,8 @@
 
 Answers are six letters; the one with more of the letter a is the better one. The margin is the mean difference of an
 answer's mean log-prob, chosen minus rejected, in nats per token, whatever the algorithm optimises. A reward model is
-judged by how often it ranks a held-out pair as the truth does, and an ensemble of three by its disagreement (the standard
-deviation of the probability that one answer is preferred) on pairs of the kind that it learnt from and on pairs of
-strings of other characters; the standard deviation of the scores themselves stands beside it.
+judged by how often it ranks a held-out pair as the truth does, and an ensemble of three by its standard deviation on
+answers of the kind that it learnt from and on strings of other characters.
 """
 
 from __future__ import annotations
@@ -99,41 +98,21 @@ def policies(seeds: int, steps: int) -> list[str]:
 
 
 def reward_models(seeds: int, steps: int) -> list[str]:
-    words = (
-        "accuracy",
-        *(f"{what}, {pairs}" for what in ("disagreement", "score std") for pairs in ("known", "strange")),
-    )
-    lines = [f"| reward model | {' | '.join(words)} | seconds |", "|---|" + "---|" * 6]
+    lines = ["| reward model | accuracy | uncertainty, known | uncertainty, strange | seconds |", "|---|" + "---|" * 4]
     rows = pairs(HELD_OUT, 10_000)
     chosen, rejected = ([_conversation(row["prompt"], row[key]) for row in rows] for key in ("chosen", "rejected"))
-    strange, others = (
-        [_conversation(row["prompt"], _string(seed, place)) for place, row in enumerate(rows)] for seed in (1, 2)
-    )
-    found: list[list[float]] = [[] for _ in words]
-    started = time.perf_counter()
+    strange = [_conversation(row["prompt"], f"{place} zyxwv utsrq {place * 7}") for place, row in enumerate(rows)]
+    accuracy, known, odd, started = [], [], [], time.perf_counter()
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
             members = [_member(seed * MEMBERS + member, steps, folder) for member in range(MEMBERS)]
             part = dt.rewards["reward-model"](models=members).instance
-            measured = (
-                (part.score(chosen) > part.score(rejected)).float(),
-                part.disagreement(chosen, rejected),
-                part.disagreement(strange, others),
-                part.uncertainty([*chosen, *rejected]),
-                part.uncertainty([*strange, *others]),
-            )
-            for values, result in zip(found, measured, strict=True):
-                values.append(result.mean().item())
+            accuracy.append((part.score(chosen) > part.score(rejected)).float().mean().item())
+            known.append(part.uncertainty([*chosen, *rejected]).mean().item())
+            odd.append(part.uncertainty(strange).mean().item())
     seconds = (time.perf_counter() - started) / seeds
-    shown = " | ".join(map(_spread, found))
+    shown = " | ".join(_spread(found) for found in (accuracy, known, odd))
     return [*lines, f"| ensemble of {MEMBERS} | {shown} | {seconds:.1f} |"]
-
-
-def _string(seed: int, place: int) -> str:
-    """Six to twelve characters that no answer of the training data has."""
-    draw = torch.Generator().manual_seed(seed * 1000 + place)
-    length = int(torch.randint(6, 13, (), generator=draw))
-    return "".join("ghijklmnopqrstuvw0123456789"[int(i)] for i in torch.randint(0, 27, (length,), generator=draw))
 
 
 def _member(seed: int, steps: int, folder: str) -> str:

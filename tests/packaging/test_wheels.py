@@ -41,7 +41,7 @@ def wheels(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_wheels_install_and_run_without_our_sources(wheels, tmp_path):
-    """dovetail[grpo,math] brings exactly the core, the trainer, grpo and math; a training step runs; plugins lists them."""
+    """dovetail[grpo,math] brings exactly what it needs; a training step runs; plugins lists them."""
     assert len(list(wheels.glob("*.whl"))) == len(FOLDERS)
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
@@ -68,7 +68,14 @@ def test_wheels_install_and_run_without_our_sources(wheels, tmp_path):
     ]
     subprocess.run([*command, "dovetail", *needed(wheels, ["grpo", "math"])], check=True)
     found = sorted(d.name for d in importlib.metadata.distributions(path=[site]) if d.name.startswith("dovetail"))
-    assert found == ["dovetail", "dovetail-core", "dovetail-grpo", "dovetail-math", "dovetail-trainer"]
+    assert found == [
+        "dovetail",
+        "dovetail-core",
+        "dovetail-episodes",
+        "dovetail-grpo",
+        "dovetail-math",
+        "dovetail-trainer",
+    ]
     ran = subprocess.run([python, "-c", ECHO + SMOKE], capture_output=True, text=True, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     where = subprocess.run(

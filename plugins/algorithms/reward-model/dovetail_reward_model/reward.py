@@ -83,13 +83,6 @@ class RewardModel:
         """``[B]``, the standard deviation of the scores for each conversation."""
         return self.scores(messages).std(-1)
 
-    def disagreement(self, first: Sequence[Sequence[Message]], second: Sequence[Sequence[Message]]) -> Tensor:
-        """``[B]``, the standard deviation of the probability that the first answer is preferred to the second.
-
-        Unlike that of scores, it does not grow where the models agree but for the scale of their scores.
-        """
-        return (self.scores(first) - self.scores(second)).sigmoid().std(-1)
-
     def _scores_of(self, agent: Agent, messages: Sequence[Sequence[Message]]) -> Tensor:
         import torch
 

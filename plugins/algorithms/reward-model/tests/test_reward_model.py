@@ -134,20 +134,14 @@ def conversations(rows, key):
     return [(dt.Message("user", row["prompt"]), dt.Message("assistant", row[key])) for row in rows]
 
 
-def strings(seed):
-    """Answers of characters that the training data does not have."""
-    draw = torch.Generator().manual_seed(seed)
-    rows = torch.randint(0, 20, (60, 9), generator=draw).tolist()
-    prompt = dt.Message("user", "say:")
-    return [(prompt, dt.Message("assistant", "".join("ghijklmnopqrstuv0123"[i] for i in row))) for row in rows]
-
-
 def test_an_ensemble_is_less_sure_of_what_it_has_not_seen(ensemble):
-    """Members agree on held-out pairs of the kind they learnt, and not on pairs of other strings; a penalty takes it off."""
-    part, rows = RewardModel(ensemble), letters(60, seed=9)
-    chosen, rejected = (conversations(rows, key) for key in ("chosen", "rejected"))
-    strange, others = strings(1), strings(2)
-    assert part.disagreement(strange, others).mean() > 1.5 * part.disagreement(chosen, rejected).mean()
+    """Answers of other letters and lengths, against held-out ones of the kind it learnt; the penalty takes from both."""
+    part = RewardModel(ensemble)
+    known = [answer for key in ("chosen", "rejected") for answer in conversations(letters(30, seed=9), key)]
+    strange = [
+        (prompt, dt.Message("assistant", f"{row} zyxwv utsrq {row * 7}")) for row, (prompt, _) in enumerate(known)
+    ]
+    assert part.uncertainty(strange).mean() > 1.3 * part.uncertainty(known).mean()
     careful = attrs.evolve(part, penalty=2.0)
     expected = part.score(strange) - 2 * part.uncertainty(strange)
     assert torch.allclose(careful.score(strange), expected, atol=1e-5)

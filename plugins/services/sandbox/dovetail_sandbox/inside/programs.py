@@ -19,6 +19,7 @@ from dovetail_sandbox.inside.values import decode, encode
 
 CHANNEL, NOTE = 3, 4  # descriptors: to the other process of a test, and to the monitor
 OUT_OF_MEMORY = 86  # exit code of a MemoryError that nobody caught; whoever uses it himself fails all the same
+_LONGEST_ERROR = 4000  # characters of what is told of a source that is not Python
 
 
 def work(request: dict[str, Any]) -> int:
@@ -51,12 +52,17 @@ def work(request: dict[str, Any]) -> int:
 def _compiled(source: str, name: str) -> CodeType | None:
     try:
         code = compile(source, name, "exec")
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
-        traceback.print_exc(limit=0)
-        sys.stderr.flush()
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+        _tell(error)
         return None
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     return code
+
+
+def _tell(error: BaseException) -> None:
+    """What is wrong with the source; the end of it, because it shows the line, which may be as long as the program."""
+    sys.stderr.write("".join(traceback.format_exception_only(error))[-_LONGEST_ERROR:])
+    sys.stderr.flush()
 
 
 def _execute(code: CodeType, module: ModuleType) -> int:
@@ -115,8 +121,8 @@ def _run_piece(source: str, name: str, module: ModuleType) -> str:
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         body = compile(tree, name, "exec")
         shown = compile(ast.Interactive([last]), name, "single") if last else None
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
-        traceback.print_exc(limit=0)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+        _tell(error)
         return "syntax_error"
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     for code in filter(None, (body, shown)):

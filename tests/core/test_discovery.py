@@ -62,9 +62,9 @@ def test_an_unknown_name_gets_a_near_miss():
 
 def test_an_unknown_name_gets_the_extra_that_installs_it(monkeypatch):
     """The meta distribution knows the extras."""
-    monkeypatch.setattr(catalog, "extras", lambda: {"theatre": "theatre"})
-    with pytest.raises(PartNotFound, match=r'pip install "dovetail\[theatre\]"'):
-        _ = dt.environments["theatre"]
+    monkeypatch.setattr(catalog, "extras", lambda: {"zoo": "zoo"})
+    with pytest.raises(PartNotFound, match=r'pip install "dovetail\[zoo\]"'):
+        _ = dt.environments["zoo"]
 
 
 def test_a_name_of_another_kind_is_told():

@@ -14,7 +14,7 @@ from dovetail.errors import RecipeError, did_you_mean
 from dovetail.graph.graph import Graph
 from dovetail.graph.recipe import Recipe, as_recipe
 from dovetail.graph.types import AGENT
-from dovetail.parts import Part
+from dovetail.parts import HOOKS_BY_KIND, Part
 from dovetail.registry import as_part
 from dovetail.runtime.collect import Collected
 from dovetail.runtime.execute import Watch
@@ -106,6 +106,15 @@ class Compiled:
         self._offloader.close()
 
 
+def _asked_for(graph: Graph) -> list[Any]:
+    """Passes of plugins that a hook or function of the graph names in its attribute ``passes``; no other is imported."""
+    parts = [node.op.part for node in graph if node.op.part]
+    functions = [getattr(part.instance, hook, None) for part in parts for hook in HOOKS_BY_KIND[part.kind]]
+    functions += [node.op.function for node in graph]
+    names = sorted({name for function in functions for name in getattr(function, "passes", ())})
+    return [catalog.find("passes", name).load() for name in names]
+
+
 def compile(
     algorithm: Recipe | str,
     *,
@@ -139,9 +148,10 @@ def compile(
     driver = driver_of(environment, settings) if environment else None
     context = Context(agents, settings, parts, driver, eager=mode == "eager")
     graph = recipe(**options).trace()
-    further = [entry.load() for entry in catalog.entries() if entry.kind == "passes"]
-    simplify = () if context.eager else (fold, merge_common, drop_dead, *further)
-    for step in (bind, check_learning, *simplify, require_agents):
+    for step in (bind, check_learning):
+        graph = step(graph, context).check()
+    simplify = [] if context.eager else [fold, merge_common, drop_dead, *_asked_for(graph)]
+    for step in (*simplify, require_agents):
         graph = step(graph, context).check()
     plan = partition(graph, context)
     return Compiled(plan if context.eager else schedule(plan))

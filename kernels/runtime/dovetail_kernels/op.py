@@ -43,6 +43,7 @@ def kernel_op(
             return launch([Call.bind(kernel, *args, **kwargs)]).results[0]
 
         call.kernel = kernel  # type: ignore[attr-defined]
+        call.passes = ("fuse",)  # type: ignore[attr-defined]
         call.__signature__ = kernel.signature  # type: ignore[attr-defined]
         return call
 

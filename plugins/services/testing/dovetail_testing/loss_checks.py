@@ -84,6 +84,18 @@ def loss_and_gradients(
     return total, {name: _map(alive[name], _gradient) for name in _LIVE if name in alive}
 
 
+def pushes_by_advantage(part: Part) -> None:
+    """Assert that a policy loss at ``logprobs = old_logprobs`` has REINFORCE's gradient, ``-advantage`` times the weight
+    that its reduction gives a token."""
+    rollouts = tiny_rollouts()
+    given = inputs(rollouts)
+    credit = rollouts.sampled.spread(given["advantages"].mean())
+    on_policy = {**given, "advantages": credit, "logprobs": given["old_logprobs"]}
+    weights = StepCounts(rollouts.sampled.lengths, rollouts.groups).row_weights(part.instance.reduction, None)
+    found = loss_and_gradients(part, rollouts, on_policy)[1]["logprobs"]
+    torch.testing.assert_close(found.values, -(credit * credit.spread(weights)).values)
+
+
 def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return value.map(function) if isinstance(value, Ragged) else function(value)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import pytest
 import torch
 from parts_of_tests import tiny_policy
 
 import dovetail as dt
 from dovetail.errors import RecipeError
+from dovetail.testing import tiny_rollouts
 from dovetail_trainer import refill
 
 PROMPTS = [f"{n}+1=" for n in range(40)]
@@ -132,3 +134,16 @@ def test_a_recipe_that_samples_twice_cannot_draw_again(tmp_path):
         dt.Trainer(
             twice, policy=tiny_policy(), prompts=PROMPTS, rewards=[sometimes], run_dir=tmp_path / "twice", batch_size=4
         )
+
+
+def test_draws_of_many_turns_are_joined_with_their_step_rewards():
+    """What the environment gave for each turn, and what was said, stay with their rows."""
+    rollouts = tiny_rollouts(lengths=(2, 3), group_size=1)
+    steps = dt.Ragged.from_rows([[0], [0, 1]])
+    episodes = attrs.evolve(
+        rollouts, steps=steps, step_rewards=steps.with_values(torch.tensor([1.0, 2.0, 3.0])),
+        conversations=((dt.Message("user", "a"),), (dt.Message("user", "b"),)),
+    )  # fmt: skip
+    joined = refill._rows([episodes, episodes], [torch.tensor([True, True]), torch.tensor([False, True])])
+    assert joined.step_rewards.tolist() == [[1.0], [2.0, 3.0], [2.0, 3.0]]
+    assert [said[0].content for said in joined.conversations] == ["a", "b", "b"]

@@ -122,4 +122,6 @@ def _one_batch(batches: Sequence[Rollouts]) -> Rollouts:
         finish_reasons=tuple(reason for batch in batches for reason in batch.finish_reasons),
         rewards={name: _one_column([batch.rewards[name] for batch in batches]) for name in first.rewards},
         steps=cat("steps"),
+        step_rewards=cat("step_rewards"),
+        conversations=tuple(said for batch in batches for said in batch.conversations),
     )

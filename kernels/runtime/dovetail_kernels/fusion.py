@@ -100,7 +100,7 @@ def fuse(graph: Graph, context: Context) -> Graph:
             graph = graph.put(_fused(member, shared, index))
         together = " + ".join(member.node.name for member in members)
         context.notes.append(f"fuse: {together} are one launch over {rows}, on {back_end}")
-    context.notes += [f"fuse: {line}" for line in apart] if groups else ["fuse: no row kernels in this graph"]
+    context.notes += [f"fuse: {line}" for line in apart]
     return graph
 
 

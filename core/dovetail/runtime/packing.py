@@ -9,6 +9,8 @@ from torch import Tensor
 from dovetail.ragged import Ragged, lengths_to_offsets
 from dovetail.rollouts import Rollouts
 
+WORTH_SHARING = 0.8  # of the cost apart; a mask and longer lines cost as well, and all rows of a micro-batch pay
+
 
 @attrs.frozen
 class Bundle:
@@ -59,7 +61,9 @@ def bundles(rollouts: Rollouts, width: int | None, *, by_group: bool = False) ->
         for size in sorted({min(1 << power, len(rows)) for power in range(1, len(rows).bit_length() + 1)} - {1}):
             pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
             choices.append([_bundle(piece, prompt, lengths) if len(piece) > 1 else alone[piece[0]] for piece in pieces])
-        found += min(choices, key=lambda choice: sum(bundle.cost(width) for bundle in choice)) if prompt else choices[0]
+        costs = [sum(bundle.cost(width) for bundle in choice) for choice in choices]
+        cheapest = min(range(len(choices)), key=costs.__getitem__)
+        found += choices[cheapest if prompt and costs[cheapest] < WORTH_SHARING * costs[0] else 0]
     return found
 
 

@@ -17,13 +17,14 @@ class Native:
     A row draws from its own seed and position alone, so its tokens do not depend on which rows are beside it.
 
     Args:
-        compact_at: Share of ended rows at which the batch is made smaller. Usual range 0.1 to 0.5.
-        batch_rows: Most rows decoded at a time; 0 decodes all at once. Lower it when the cache does not fit.
+        compact_at: Share of ended rows at which they leave the batch. Usual range 0.05 to 0.5.
+        batch_rows: Most rows decoded at a time; 0 decodes all at once. Lower it when the cache does not fit: as rows
+            end, waiting prompts take their places.
         blocks: Decode Llama, Mistral, Qwen2 and Qwen3 by dovetail's own block, in fewer operations and with shared
             prompts, if it gives the model's logits. False goes through the model's own forward, as for all others.
     """
 
-    compact_at: float = attrs.field(default=0.25, validator=[attrs.validators.gt(0), attrs.validators.le(1)])
+    compact_at: float = attrs.field(default=0.125, validator=[attrs.validators.gt(0), attrs.validators.le(1)])
     batch_rows: int = attrs.field(default=0, validator=attrs.validators.ge(0))
     blocks: bool = True
 

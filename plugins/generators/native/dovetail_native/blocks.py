@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dovetail_native.cache import ModelDecoder, Prefilled, prefill, with_room
+from dovetail_native.cache import ModelDecoder, Prefilled, Room, Window, prefill
+from dovetail_native.threads import reading
 
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 SHARED_FROM = 64  # tokens of a prompt; below, a copy for each row costs less than a second attention
@@ -50,9 +51,9 @@ def _agrees(model: Any, causal: Any) -> bool:
     rows = torch.tensor([0, 0, 1], device=device)
     tokens = torch.tensor([0, 1, 2], device=device) % vocabulary
     prefilled = prefill(model, prompts)
-    expected = ModelDecoder(model, prefilled, rows, 1).advance(tokens, 0).float()
+    expected = ModelDecoder(model, prefilled, rows, 1).advance(tokens).float()
     tolerance = 1e-3 if expected.dtype == torch.float32 and prefilled.logits.dtype == torch.float32 else 0.1
-    found = (BlockDecoder(model, prefilled, rows, 1, shared_from=limit).advance(tokens, 0) for limit in (1, 1000))
+    found = (BlockDecoder(model, prefilled, rows, 1, shared_from=limit).advance(tokens) for limit in (1, 1000))
     return all(torch.allclose(logits.float(), expected, atol=tolerance, rtol=tolerance) for logits in found)
 
 
@@ -62,7 +63,7 @@ class BlockDecoder:
     Args:
         model: One that :func:`decodes` accepts.
         prefilled: Its prompts.
-        rows: ``[R]`` int64, the prompt of each row, ascending.
+        rows: ``[R]`` int64, the prompt of each row.
         most: Tokens to come.
         shared_from: Prompts of at least this width are attended to where they lie, without a copy for each row.
     """
@@ -71,69 +72,109 @@ class BlockDecoder:
         self, model: Any, prefilled: Prefilled, rows: Tensor, most: int, *, shared_from: int = SHARED_FROM
     ) -> None:
         causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-        body = causal.model
-        self._embed, self._norm, self._head = body.embed_tokens, body.norm, causal.lm_head
-        width = prefilled.width
-        self._lengths = prefilled.lengths[rows]
-        places = torch.arange(int(self._lengths.max()) + most, device=rows.device)
-        cos, sin = body.rotary_emb(prefilled.logits, places[None])
-        half = sin.shape[-1] // 2
-        self._cos, self._sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
-        bias = None
-        if prefilled.mask is not None:
-            bias = prefilled.layers[0][0].new_zeros(prefilled.mask.shape)
-            bias.masked_fill_(prefilled.mask == 0, -torch.inf)
-        share = width >= shared_from
-        self._bias = functional.pad(bias[rows], (0, most))[:, None, None] if bias is not None and not share else None
-        self._start = 0 if share else width
-        self._prompts = _Prompts(rows, bias) if share else None
+        self._body, self._head = causal.model, causal.lm_head
+        self._places = prefilled.lengths[rows]
+        self._prompts = _Prompts(prefilled, rows) if prefilled.width >= shared_from else None
+        self._window = Window(*self._own(prefilled, rows), most)
         self._blocks = [
-            _Block(layer, keys, values, rows, self._start + most, share)
-            for layer, (keys, values) in zip(body.layers, prefilled.layers, strict=True)
+            _Block(layer, keys, values, rows, self._window, self._prompts)
+            for layer, (keys, values) in zip(self._body.layers, prefilled.layers, strict=True)
         ]
+        self._lay_out(prefilled.logits)
 
-    def advance(self, tokens: Tensor, step: int) -> Tensor:
-        """Feed ``tokens`` ``[R]``, the ``step``-th of their completions; ``[R, V]`` logits of the next."""
-        hidden = self._embed(tokens)
-        places = self._lengths + step
-        rotation = self._cos[places][:, None].to(hidden.dtype), self._sin[places][:, None].to(hidden.dtype)
-        end = self._start + step + 1
-        bias = self._bias[..., :end] if self._bias is not None else None
+    def _own(self, prefilled: Prefilled, rows: Tensor) -> tuple[Tensor, int]:
+        """What of a prompt lies in the row's own cache: its length, and the columns of all."""
+        lengths = prefilled.lengths[rows]
+        return (lengths, prefilled.width) if self._prompts is None else (torch.zeros_like(lengths), 0)
+
+    def _lay_out(self, like: Tensor) -> None:
+        """Tables of rotations for all places to come, and the biases of the rows."""
+        last = int(self._places.max()) + self._window.columns - self._window.end
+        cos, sin = self._body.rotary_emb(like, torch.arange(last, device=self._places.device)[None])
+        half = sin.shape[-1] // 2
+        self._cos, self._sin = (
+            cos[0].to(like.dtype),
+            torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1).to(like.dtype),
+        )
+        self._bias = _bias(self._window.mask(), like.dtype)
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        """Feed a token of each row, ``[R]``; ``[R, V]`` logits of the next."""
+        hidden = self._body.embed_tokens(tokens)
+        # Rows that have ended may be past the last place; any will do for them.
+        places = self._places.clamp(max=len(self._cos) - 1)
+        rotation = self._cos[places][:, None], self._sin[places][:, None]
+        self._window.end += 1
+        bias = self._bias[..., : self._window.end] if self._bias is not None else None
         for block in self._blocks:
-            hidden = block.advance(hidden, rotation, end, bias, self._prompts)
-        logits: Tensor = self._head(_rms_norm(hidden, self._norm))
+            hidden = block.advance(hidden, rotation, bias)
+        self._places = self._places + 1
+        logits: Tensor = self._head(_rms_norm(hidden, self._body.norm))
         return logits
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these."""
-        self._lengths = self._lengths[rows]
+    def keep(self, rows: Tensor, moved: Tensor) -> None:
+        """Drop all rows but these, of which only those at ``moved`` come from elsewhere."""
+        self._places = self._places[rows]
         self._bias = self._bias[rows] if self._bias is not None else None
-        prompts = self._prompts.keep(rows) if self._prompts is not None else None
+        self._window.keep(rows)
+        kept = self._prompts.keep(rows) if self._prompts is not None else None
         for block in self._blocks:
-            block.keep(rows, prompts)
+            block.keep(rows, moved, kept)
+
+    def admit(self, prefilled: Prefilled, rows: Tensor, most: int) -> None:
+        """Add rows of other prompts; arguments as those of the class."""
+        end = self._window.end
+        self._window.admit(*self._own(prefilled, rows), most)
+        if self._prompts is not None:
+            self._prompts.admit(prefilled, rows)
+        for block, (keys, values) in zip(self._blocks, prefilled.layers, strict=True):
+            block.admit(keys, values, rows, end)
+        self._places = torch.cat([self._places, prefilled.lengths[rows]])
+        self._lay_out(prefilled.logits)
+
+
+def _bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """``[R, 1, 1, W]``, minus infinity where the mask is False."""
+    if mask is None:
+        return None
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)[:, None, None]
 
 
 class _Prompts:
     """Which rows attend to which prompt: a grid of prompts and places, some of them empty."""
 
-    def __init__(self, rows: Tensor, bias: Tensor | None) -> None:
-        self._rows = rows
-        self.bias = bias[:, None, None] if bias is not None else None
+    def __init__(self, prefilled: Prefilled, rows: Tensor) -> None:
+        self._rows, self._lengths, self.width = rows, prefilled.lengths, prefilled.width
         self._lay_out()
 
     def _lay_out(self) -> None:
         counts = torch.bincount(self._rows)
         self.count, self.most = len(counts), int(counts.max())
         before = counts.cumsum(0) - counts
-        place = torch.arange(len(self._rows), device=self._rows.device) - before[self._rows]
-        self._place = None if self.count * self.most == len(self._rows) else self._rows * self.most + place
+        order = torch.argsort(self._rows, stable=True)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=order.device) - before[self._rows[order]]
+        place += self._rows * self.most
+        straight = self.count * self.most == len(place) and bool(
+            (order == torch.arange(len(order), device=order.device)).all()
+        )
+        self._place = None if straight else place
+        columns = torch.arange(self.width, device=order.device) >= self.width - self._lengths[:, None]
+        self.bias = None if bool(columns.all()) else _bias(columns, torch.float32)
 
     def keep(self, rows: Tensor) -> Tensor:
         """Drop all rows but these; gives the prompts that still have rows."""
         kept, self._rows = torch.unique(self._rows[rows], return_inverse=True)
-        self.bias = self.bias[kept] if self.bias is not None else None
+        self._lengths = self._lengths[kept]
         self._lay_out()
         return kept
+
+    def admit(self, prefilled: Prefilled, rows: Tensor) -> None:
+        """Add prompts and their rows."""
+        self._rows = torch.cat([self._rows, rows + self.count])
+        self._lengths = torch.cat([self._lengths, prefilled.lengths])
+        self.width = max(self.width, prefilled.width)
+        self._lay_out()
 
     def gather(self, query: Tensor) -> Tensor:
         """``[R, H, Q, D]`` to ``[P, H, G * Q, D]``."""
@@ -153,47 +194,63 @@ class _Prompts:
 class _Block:
     """One layer with its cache."""
 
-    def __init__(self, layer: Any, keys: Tensor, values: Tensor, rows: Tensor, capacity: int, share: bool) -> None:
+    def __init__(
+        self, layer: Any, keys: Tensor, values: Tensor, rows: Tensor, window: Window, prompts: _Prompts | None
+    ) -> None:
         self._layer, self._attention, self._mlp = layer, layer.self_attn, layer.mlp
         self._heads, self._width = keys.shape[1], keys.shape[-1]
-        self._shared = (keys, values) if share else None
-        if share:
-            keys, values = keys[:, :, :0], values[:, :, :0]
-        self._keys, self._values = with_room(keys, rows, capacity), with_room(values, rows, capacity)
+        self._window, self._prompts = window, prompts
+        self._threads = torch.get_num_threads()
+        self._shared = (keys, values)
+        self._keys, self._values = (Room(self._own(states), rows, window.columns) for states in (keys, values))
 
-    def advance(
-        self, hidden: Tensor, rotation: tuple[Tensor, Tensor], end: int, bias: Tensor | None, prompts: _Prompts | None
-    ) -> Tensor:
-        attention, layer = self._attention, self._layer
+    def _own(self, states: Tensor) -> Tensor:
+        return states if self._prompts is None else states[:, :, :0]
+
+    def advance(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+        attention, layer, last = self._attention, self._layer, self._window.end - 1
         normed = _rms_norm(hidden, layer.input_layernorm)
         query = attention.q_proj(normed).view(len(hidden), -1, self._width)
         key = attention.k_proj(normed).view(len(hidden), -1, self._width)
         if hasattr(attention, "q_norm"):
             query, key = _rms_norm(query, attention.q_norm), _rms_norm(key, attention.k_norm)
-        self._keys.select(2, end - 1).copy_(_rotated(key, *rotation))
-        self._values.select(2, end - 1).copy_(attention.v_proj(normed).view_as(key))
+        self._keys.buffer.select(2, last).copy_(_rotated(key, *rotation))
+        self._values.buffer.select(2, last).copy_(attention.v_proj(normed).view_as(key))
         # Heads that share keys are queries of one head.
         query = _rotated(query, *rotation).view(len(hidden), self._heads, -1, self._width)
-        mixed = self._attend(query, end, bias, prompts).reshape(len(hidden), -1)
-        hidden = hidden + attention.o_proj(mixed)
+        hidden = hidden + attention.o_proj(self._attend(query, bias).reshape(len(hidden), -1))
         normed = _rms_norm(hidden, layer.post_attention_layernorm)
         mlp = self._mlp
         inner: Tensor = mlp.down_proj(mlp.act_fn(mlp.gate_proj(normed)).mul_(mlp.up_proj(normed)))
         return inner.add_(hidden)
 
-    def _attend(self, query: Tensor, end: int, bias: Tensor | None, prompts: _Prompts | None) -> Tensor:
-        keys, values, scale = self._keys[:, :, :end], self._values[:, :, :end], self._attention.scaling
-        if self._shared is None or prompts is None:
-            return functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scale)
-        each = query.shape[2]
-        own = _partial(query, keys, values, scale, None)
+    def _attend(self, query: Tensor, bias: Tensor | None) -> Tensor:
+        end, scale, prompts = self._window.end, self._attention.scaling, self._prompts
+        keys, values = self._keys.buffer[:, :, :end], self._values.buffer[:, :, :end]
+        if prompts is None:
+            with reading(keys, self._threads):
+                return functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scale)
+        own = _partial(query, keys, values, scale, bias)
         shared = _partial(prompts.gather(query), *self._shared, scale, prompts.bias)
-        return _joined(own, [prompts.scatter(part, each) for part in shared]).to(query.dtype)
+        return _joined(own, [prompts.scatter(part, query.shape[2]) for part in shared]).to(query.dtype)
 
-    def keep(self, rows: Tensor, prompts: Tensor | None) -> None:
-        self._keys, self._values = self._keys[rows], self._values[rows]
-        if self._shared is not None and prompts is not None and len(prompts) < len(self._shared[0]):
+    def keep(self, rows: Tensor, moved: Tensor, prompts: Tensor | None) -> None:
+        for room in (self._keys, self._values):
+            room.keep(rows, moved, self._window.end)
+        if prompts is not None and len(prompts) < len(self._shared[0]):
             self._shared = self._shared[0][prompts], self._shared[1][prompts]
+
+    def admit(self, keys: Tensor, values: Tensor, rows: Tensor, end: int) -> None:
+        self._keys.admit(self._own(keys), rows, end, self._window)
+        self._values.admit(self._own(values), rows, end, self._window)
+        if self._prompts is not None:
+            old, width = self._shared, self._prompts.width
+            self._shared = _together(old[0], keys, width), _together(old[1], values, width)
+
+
+def _together(first: Tensor, second: Tensor, width: int) -> Tensor:
+    """``[P + Q, H, width, D]``, both padded on the left."""
+    return torch.cat([functional.pad(states, (0, 0, width - states.shape[2], 0)) for states in (first, second)])
 
 
 def _partial(query: Tensor, keys: Tensor, values: Tensor, scale: float, bias: Tensor | None) -> list[Tensor]:

@@ -10,14 +10,16 @@ from dovetail import Sampling
 _BLOCK = 256
 
 
-def choose(logits: Tensor, sampling: Sampling, uniform: Tensor | None, banned: Tensor | None) -> tuple[Tensor, Tensor]:
+def choose(
+    logits: Tensor, sampling: Sampling, uniform: Tensor | None, banned: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
     """Draw a token for each row.
 
     Args:
         logits: ``[R, V]``.
         sampling: Temperature and truncation.
         uniform: ``[R]`` in [0, 1); None when greedy.
-        banned: Token ids that may not be drawn now, or None.
+        banned: ``[S]`` token ids that may not be drawn, and ``[R, 1]`` bool, by which rows; or None.
 
     Returns:
         ``[R]`` int64 tokens, and ``[R]`` float32 log-probs under ``softmax(logits / temperature)`` before truncation.
@@ -29,12 +31,16 @@ def choose(logits: Tensor, sampling: Sampling, uniform: Tensor | None, banned: T
     weights = torch.sub(scaled, peak).exp_()
     normaliser = peak.squeeze(-1) + weights.sum(-1).log()
     if uniform is None:
-        tokens = (scaled if banned is None else scaled.index_fill(-1, banned, -torch.inf)).argmax(-1)
+        tokens = (scaled if banned is None else _without(scaled, *banned, -torch.inf)).argmax(-1)
     else:
         if banned is not None:
-            weights.index_fill_(-1, banned, 0.0)
+            weights = _without(weights, *banned, 0.0)
         tokens = inverse_cdf(truncated(weights, sampling), uniform)
     return tokens, scaled.gather(-1, tokens[:, None]).squeeze(-1) - normaliser
+
+
+def _without(numbers: Tensor, tokens: Tensor, rows: Tensor, fill: float) -> Tensor:
+    return numbers.index_copy(-1, tokens, numbers[:, tokens].masked_fill(rows, fill))
 
 
 def truncated(weights: Tensor, sampling: Sampling) -> Tensor:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dovetail import Ragged, Sampling
 from dovetail.testing import part_checks
 from dovetail_native.blocks import decodes
-from dovetail_native.engine import Engine
+from dovetail_native.engine import Engine, _Batch
 from dovetail_native.rng import uniform
 from dovetail_native.sampler import choose, inverse_cdf, truncated
 
@@ -41,31 +41,43 @@ def test_conformance(check):
 
 
 @pytest.mark.parametrize("name", ["Llama", "Qwen2", "Qwen3", "Mistral", "GPT2"])
-def test_greedy_tokens_are_those_of_transformers(name):
-    """Ragged prompts, a shared prefill, and compaction change no token."""
+@pytest.mark.parametrize("batch_rows", [0, 6], ids=["at-once", "refilled"])
+def test_greedy_tokens_are_those_of_transformers(name, batch_rows, monkeypatch):
+    """Ragged prompts, a shared prefill, rows that end early and rows that take their places change no token."""
     model = build(name)
-    prompts = Ragged.from_rows([[1, 2, 3, 4, 5, 6, 7, 8, 9], [3], [7, 8, 9, 10]], dtype=torch.int64)
-    sampling = Sampling(max_tokens=20, temperature=0.0, stop_tokens=(11, 12, 13))
-    found = Engine(model, sampling, compact_at=0.25).generate(prompts, 2, torch.zeros(6, dtype=torch.int64))
+    rows = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [3], [7, 8, 9, 10], [20, 21], [33] * 17, [40, 2, 40], [5], [14, 15, 16, 17]]
+    prompts = Ragged.from_rows(rows, dtype=torch.int64)
+    seeds = torch.zeros(16, dtype=torch.int64)
+    endless = Engine(model, Sampling(max_tokens=20, temperature=0.0), compact_at=0.1).generate(prompts, 2, seeds)
+    ends = {"eos_token_id": [endless.completions.tolist()[2 * row][row] for row in (1, 3, 6)], "pad_token_id": 0}
+    sampling = Sampling(max_tokens=20, temperature=0.0, stop_tokens=tuple(ends["eos_token_id"]))
+    beside: list[int] = []
+    admit = _Batch.admit
+    monkeypatch.setattr(_Batch, "admit", lambda self, *more: (beside.append(len(self.rows)), admit(self, *more)))
+    found = Engine(model, sampling, compact_at=0.1).generate(prompts, 2, seeds, batch_rows=batch_rows)
     for row, prompt in enumerate(prompts):
-        expected = model.generate(
-            prompt[None], max_new_tokens=20, do_sample=False, eos_token_id=[11, 12, 13], pad_token_id=0
-        )[0, len(prompt) :].tolist()
+        expected = model.generate(prompt[None], max_new_tokens=20, do_sample=False, **ends)[0, len(prompt) :].tolist()
         assert found.completions.tolist()[2 * row] == found.completions.tolist()[2 * row + 1] == expected
+    assert any(beside) == bool(batch_rows)
 
 
 @pytest.mark.parametrize("name", ["Llama", "Qwen2", "Qwen3", "Mistral"])
-@pytest.mark.parametrize("lengths", [(70, 70), (70, 66), (5, 9)], ids=["shared", "shared-ragged", "copied"])
+@pytest.mark.parametrize(
+    "lengths",
+    [(70, 70), (70, 66), (5, 9), (70, 66, 72, 71, 68), (5, 9, 3, 12, 7)],
+    ids=["shared", "shared-ragged", "copied", "shared-refilled", "copied-refilled"],
+)
 def test_own_blocks_give_the_models_own_tokens(name, lengths):
-    """With prompts shared and copied, padded and not, while the batch gets smaller: same draws, same log-probs."""
+    """With prompts shared and copied, padded and not, while rows leave and come: same draws, same log-probs."""
     model = build(name, max_position_embeddings=128, sliding_window=None)
     assert decodes(model)
     draw = torch.Generator().manual_seed(3)
     prompts = Ragged.from_rows([torch.randint(0, 50, (length,), generator=draw) for length in lengths])
     sampling = Sampling(max_tokens=40, temperature=0.7, min_tokens=2, stop_tokens=(1, 2, 3))
-    seeds = torch.arange(10) * 7919
+    seeds = torch.arange(5 * len(prompts)) * 7919
     own, models = (
-        Engine(model, sampling, compact_at=0.1, blocks=blocks).generate(prompts, 5, seeds) for blocks in (True, False)
+        Engine(model, sampling, compact_at=0.1, blocks=blocks).generate(prompts, 5, seeds, batch_rows=10)
+        for blocks in (True, False)
     )
     assert len(set(own.completions.lengths.tolist())) > 3
     assert own.completions.tolist() == models.completions.tolist()

@@ -33,6 +33,7 @@ from dovetail.runtime.scoring import Offloader
 from dovetail.settings import TrainSettings
 from dovetail_trainer import checkpoint, refill
 from dovetail_trainer.agents import check_tokenizers, complete_agents
+from dovetail_trainer.allocator import keep_freed_memory
 from dovetail_trainer.config.build import describe_run
 from dovetail_trainer.data import Batches, encode_rows, read_rows
 from dovetail_trainer.layouts import layout_of
@@ -94,6 +95,7 @@ class Trainer:
         self.prompts = None if prompts is None else [Task.of(text, id=str(row)) for row, text in enumerate(prompts)]
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
+        keep_freed_memory()
         self.given_agents = dict(agents or {})
         self.agents = complete_agents(self.recipe.trace(), policy, self.given_agents)
         bound: dict[str, Any] = {**self.agents, "settings": self.settings}

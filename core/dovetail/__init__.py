@@ -27,6 +27,7 @@ _HOMES = {
 _NAMES = {name: f"dovetail.{home}" for home, names in _HOMES.items() for name in names.split()}
 _NAMES |= {"Trainer": "dovetail_trainer.trainer", "DataSettings": "dovetail_trainer.settings"}
 _NAMES |= dict.fromkeys(("diff", "draw"), "dovetail_trainer.show")
+_NAMES |= dict.fromkeys(("generate_step", "structure_rollout"), "dovetail_episodes.structured")
 _NAMES |= {"kernel_op": "dovetail_kernels.op"}
 _KINDS = ("rewards", "weights", "environments", "generators", "losses", "loggers", "extensions", "recipes")
 _REGISTRIES = {kind: kind for kind in _KINDS} | {"advantage_estimators": "advantages"}

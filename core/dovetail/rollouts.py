@@ -251,17 +251,9 @@ class Rollouts:
     def select(self, rows: Sequence[int] | Tensor) -> Rollouts:
         """Take rows by index or by mask, in the order given."""
         index = row_index(rows, len(self))
-        picked = index.tolist()
-        return attrs.evolve(
-            self,
-            tokens=self.tokens.select(index),
-            origin=self.origin.select(index),
-            groups=self.groups[index],
-            tasks=Tasks(self.tasks[row] for row in picked),
-            sampled_logprobs=self.sampled_logprobs.select(index) if self.sampled_logprobs is not None else None,
-            finish_reasons=tuple(self.finish_reasons[row] for row in picked) if self.finish_reasons else (),
-            rewards={name: scores.select(index) for name, scores in self.rewards.items()},
-            steps=self.steps.select(index) if self.steps is not None else None,
-            step_rewards=self.step_rewards.select(index) if self.step_rewards is not None else None,
-            conversations=tuple(self.conversations[row] for row in picked) if self.conversations else (),
-        )
+        picked, ragged = index.tolist(), ("tokens", "origin", "sampled_logprobs", "steps", "step_rewards")
+        taken = {name: getattr(self, name).select(index) for name in ragged if getattr(self, name) is not None}
+        for name in ("finish_reasons", "conversations"):
+            taken[name] = tuple(getattr(self, name)[row] for row in picked) if getattr(self, name) else ()
+        taken["rewards"] = {name: scores.select(index) for name, scores in self.rewards.items()}
+        return attrs.evolve(self, groups=self.groups[index], tasks=Tasks(self.tasks[row] for row in picked), **taken)

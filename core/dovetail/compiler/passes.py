@@ -58,7 +58,7 @@ def check_learning(graph: Graph, context: Context) -> Graph:
     sequence), ``normalises`` (an estimator that divides by a standard deviation), ``cpu_heavy`` (a reward that wants
     a process of its own; see :attr:`Part.in_process`), ``multi_turn`` (an environment whose episodes may have turns).
     """
-    generators = [node for node in graph if node.op in SAMPLERS]
+    generators = [node for node in graph if node.op.name in SAMPLERS]
     for node in graph:
         part = node.op.part
         traits = getattr(part.instance, "traits", ()) if part else ()

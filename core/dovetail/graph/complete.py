@@ -83,6 +83,8 @@ def _rollouts_of(graph: Graph, node: Node, inputs: Mapping[str, Ref]) -> Ref:
     ]
     above = graph.ancestors(ref.node for ref in inputs.values())
     candidates = [ref for ref in all_rollouts if ref.node in above] or all_rollouts
+    made_of = graph.ancestors(ref.node for each in candidates for ref in graph[each.node].inputs.values())
+    candidates = [ref for ref in candidates if ref.node not in made_of]
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:

@@ -147,7 +147,7 @@ class Editor:
         """
         node = self.graph[name]
         op, part = node.op, node.op.part
-        known = list(GENERATE_OPTIONS if op in SAMPLERS else node.settings())
+        known = list(GENERATE_OPTIONS if op.name in SAMPLERS else node.settings())
         if part is not None and use is not None:
             before = {o.name: (part.options().get(o.name), o.default) for o in options_of(part.target)}
             known = [*node.options, *(option.name for option in options_of(registry(part.kind).target(use)[0]))]
@@ -156,7 +156,7 @@ class Editor:
             if key not in known:
                 what = f"{use or node} has no option {key!r}"
                 raise RecipeError(what, where=node.where("made"), hint=did_you_mean(key, known))
-        if op in SAMPLERS:
+        if op.name in SAMPLERS:
             check_counts(**{key: value for key, value in options.items() if key in GENERATE_COUNTS})
         own = {key: value for key, value in options.items() if part is None or key in node.options}
         if part is not None:

@@ -15,14 +15,18 @@ from dovetail.errors import RecipeError, did_you_mean
 from dovetail.graph.types import PortType
 from dovetail.parts import Part
 
-_CORE = f"{Path(__file__).resolve().parents[1]}{os.sep}"
+_HERE = f"{Path(__file__).resolve().parents[1]}{os.sep}", f"{os.sep}dovetail_episodes{os.sep}"  # the homes of words
 
 
 def caller(error: Exception | None = None) -> str:
     """The innermost line that called into dovetail's core, now or when ``error`` arose: the one that users can change."""
     frames = traceback.extract_tb(error.__traceback__) if error else traceback.extract_stack()
-    core_first = itertools.dropwhile(lambda frame: not frame.filename.startswith(_CORE), reversed(frames))
-    return next((place(frame) for frame in core_first if not frame.filename.startswith(_CORE)), "")
+    core_first = itertools.dropwhile(lambda frame: not _is_ours(frame), reversed(frames))
+    return next((place(frame) for frame in core_first if not _is_ours(frame)), "")
+
+
+def _is_ours(frame: traceback.FrameSummary) -> bool:
+    return any(home in frame.filename for home in _HERE)
 
 
 def place(frame: traceback.FrameSummary) -> str:

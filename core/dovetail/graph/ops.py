@@ -23,7 +23,7 @@ VALUES = Op("values", _FORWARD, {"out": PER_TOKEN, "final": SCALAR})
 REWARD_SLOT = Op("run_rewards", {"completions": ROLLOUTS}, _TOTAL, place="collect")
 FROZEN = Op("frozen", {"live": PER_TOKEN}, {"out": PER_TOKEN}, place="collect")
 
-SAMPLERS = (GENERATE, ROLLOUT)
+SAMPLERS = ("generate", "rollout", "generate_step")
 FORWARD_OPS = ("logprobs", "entropy", "values")
 # What a sampler may be told: the group's size, batches that a step may draw, what overrides the run's sampling.
 GENERATE_COUNTS = ("samples", "draws")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import wait
 from typing import Any
 
@@ -114,17 +114,19 @@ class Collected(Execution):
             self._running[node.name] = node, inputs, self._offloader.submit(start_function(node, inputs))
         elif part:
             return estimate(node, inputs, inputs["rollouts"])
-        elif node.op in SAMPLERS:
-            return self._sample(node, inputs["prompts"])
+        elif node.op.name in SAMPLERS:
+            return self._sample(node, inputs)
         else:
             with torch.no_grad():
                 return super().operate(node, inputs)
         return {}
 
-    def _sample(self, node: Node, given: Iterable[Any]) -> Outputs:
-        context, samples = self.plan.context, node.options["samples"]
+    def _sample(self, node: Node, inputs: Outputs) -> Outputs:
+        context, samples = self.plan.context, node.options.get("samples", 1)
         agent, sampling = context.agents[node.inputs["policy"].node], context.sampling_of(node)
-        tasks = Tasks([Task.of(prompt, id=str(row)) for row, prompt in enumerate(given)])
+        if node.op.function:
+            return dict(node.op.function(agent, inputs, samples, sampling, self.seed))
+        tasks = Tasks([Task.of(prompt, id=str(row)) for row, prompt in enumerate(inputs["prompts"])])
         if node.op is ROLLOUT:
             return dict(context.driver.play(agent, tasks, samples, sampling, self.seed, self._offloader))
         prompts = agent.encode(tasks)

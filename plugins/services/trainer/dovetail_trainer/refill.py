@@ -25,7 +25,7 @@ SEED_STRIDE = 99_999_989  # between the draws of a step, far above the number of
 
 def draws_of(compiled: Compiled) -> int:
     """Batches of prompts that a step may draw, as the recipe's ``generate`` says; a RecipeError if it has several."""
-    generators = [node for node in compiled.graph if node.op in SAMPLERS]
+    generators = [node for node in compiled.graph if node.op.name in SAMPLERS]
     draws = max((node.options.get("draws", 1) for node in generators), default=1)
     if draws > 1 and len(generators) > 1:
         where = [line for node in generators for line in node.where(node.name)]

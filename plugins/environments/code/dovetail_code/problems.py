@@ -34,7 +34,9 @@ class Problem:
     name: str = ""
 
     def task(self, template: str, id: str) -> Task:
-        columns = attrs.asdict(self, filter=lambda field, _: field.name not in ("prompt", "solution"))
+        facts = attrs.asdict(self, filter=lambda field, _: field.name not in ("prompt", "solution"))
+        # A tuple would arrive as a list from another machine.
+        columns = {name: [*value] if isinstance(value, tuple) else value for name, value in facts.items()}
         prompt = template.replace("{prompt}", self.prompt)
         return Task(id=id, messages=(Message("user", prompt),), answer=self.solution, columns=columns)
 

@@ -21,8 +21,10 @@ class Tools:
     unknown tool or a failing one is answered with what went wrong, so that the policy can mend it.
 
     Args:
-        tools: What may be called: ``calculator``, ``files`` (a folder of the episode's own), ``search`` (over
-            ``corpus``), the import path of a typed function, ``module:function``; in Python also the function itself.
+        tools: What may be called: ``calculator``, ``files`` (a folder of the episode's own), ``python`` (a session of the
+            episode's own, confined), ``search`` (over ``corpus``), the tools of an MCP server, ``{use: mcp, command: …}``
+            or ``{use: mcp, url: …}``, the import path of a typed function or of a class of kits, ``module:name``; in
+            Python also the function or class itself.
         path: A JSONL file with ``question`` and ``answer``, and if wanted ``steps`` (results on the way) and ``files``
             (name to text). Null generates calculations.
         levels: Which calculations: ``one_step``, ``two_step``.
@@ -41,7 +43,10 @@ class Tools:
         step_reward: For each of the task's ``steps`` that a tool's result gives first. Usual range 0 to 0.5.
         final_answer: ``last_number`` of the last turn, or the ``whole`` turn.
         operations: Most operations in one call of the calculator; 0 sets no limit.
-        corpus: A JSONL file with ``text``, and if wanted ``title``, for ``search``.
+        corpus: For ``search``: a JSONL file with ``text``, and if wanted ``title``; or the URL of a search service.
+        sandbox: Of ``python``: ``strict``, ``basic``, or ``auto`` for the better one that works here; ``none`` confines
+            nothing.
+        memory: MiB for ``python``.
         timeout: Seconds for one call of a tool.
         longest: Characters of a tool's result; what is more is cut off.
     """
@@ -69,6 +74,10 @@ class Tools:
     )
     operations: int = attrs.field(default=0, validator=ge(0))
     corpus: str | None = None
+    sandbox: Literal["auto", "strict", "basic", "none"] = attrs.field(
+        default="auto", validator=in_(["auto", "strict", "basic", "none"])
+    )
+    memory: int = attrs.field(default=512, validator=ge(64))
     timeout: float = attrs.field(default=10.0, validator=gt(0))
     longest: int = attrs.field(default=4096, validator=ge(1))
 

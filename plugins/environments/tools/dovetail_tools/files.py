@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from dovetail import Task
 from dovetail_tools.tool import ToolError
 
 LARGEST = 1 << 20  # bytes of a file
@@ -28,22 +29,27 @@ class Files:
     def __init__(self) -> None:
         self._root: Path | None = None
 
-    def open(self, files: Mapping[str, str]) -> None:
+    async def open(self, task: Task) -> Sequence[Callable[..., str]]:
+        """Begin with the files that the task brings; what the policy may call."""
+        self.fill(task.columns.get("files", {}))
+        return (self.list_files, self.read_file, self.write_file)
+
+    async def close(self) -> None:
+        """Remove the folder."""
+        self.remove()
+
+    def fill(self, files: Mapping[str, str]) -> None:
         """Make the folder, with these files in it."""
-        self.close()
+        self.remove()
         self._root = Path(tempfile.mkdtemp(prefix="dovetail-files-"))
         for name, text in files.items():
             self.write_file(name, text)
 
-    def close(self) -> None:
-        """Remove the folder."""
+    def remove(self) -> None:
+        """Remove the folder, if there is one."""
         if self._root is not None:
             shutil.rmtree(self._root, ignore_errors=True)
             self._root = None
-
-    def functions(self) -> Sequence[Callable[..., str]]:
-        """What the policy may call."""
-        return (self.list_files, self.read_file, self.write_file)
 
     def list_files(self, folder: str = ".") -> str:
         """List a folder, one name to a line; folders end in a slash.

@@ -17,7 +17,7 @@ from dovetail_tools.tool import ToolError
 
 _WORD = re.compile(r"\w+")
 _SHOWN = 1000  # characters of a text
-_MOST = 20  # texts of an answer
+MOST = 20  # texts of an answer
 
 
 @attrs.frozen
@@ -58,10 +58,15 @@ class Index:
 
     def find(self, query: str, limit: int) -> str:
         """The best texts, each with its title; a ToolError if the limit makes no sense."""
-        if not 1 <= limit <= _MOST:
-            raise ToolError(f"limit must lie between 1 and {_MOST}")
+        if not 1 <= limit <= MOST:
+            raise ToolError(f"limit must lie between 1 and {MOST}")
         found = [self._documents[place] for place, _ in self.best(query, limit)]
-        return "\n\n".join(f"{each.title}\n{each.text[:_SHOWN]}".strip() for each in found) or "nothing found"
+        return "\n\n".join(shown(each.title, each.text) for each in found) or "nothing found"
+
+
+def shown(title: str, text: str) -> str:
+    """A text as the policy sees it."""
+    return f"{title}\n{text[:_SHOWN]}".strip()
 
 
 @functools.lru_cache(maxsize=4)

@@ -36,7 +36,7 @@ class Problem:
     files: Mapping[str, str] = attrs.field(factory=dict)
 
     def task(self, template: str, id: str) -> Task:
-        columns = {"level": self.level, "calls": self.calls, "steps": self.steps, "files": dict(self.files)}
+        columns = {"level": self.level, "calls": [*self.calls], "steps": [*self.steps], "files": dict(self.files)}
         prompt = template.replace("{question}", self.question)
         return Task(id=id, messages=(Message("user", prompt),), answer=self.answer, columns=columns)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dovetail import Task, ToolSpec, UserError
 from dovetail.errors import did_you_mean
+from dovetail_tools.kit import Kit
 from dovetail_tools.tool import Outcome, Tool, tool
 
 if TYPE_CHECKING:
@@ -23,36 +26,43 @@ class Toolbox:
     """
 
     def __init__(self, options: Tools) -> None:
-        self._kits: list[Any] = []
-        self._tools: dict[str, Tool] = {}
+        self._limits = {"timeout": options.timeout, "longest": options.longest}
+        self._kits: list[Kit] = []
+        self._fixed: dict[str, Tool] = {}
         for wanted in options.tools:
-            self._add(wanted, options)
+            made = _made(wanted, options)
+            if isinstance(made, Kit):
+                self._kits.append(made)
+            else:
+                self._add(self._fixed, made)
+        self._tools = dict(self._fixed)
 
-    def _add(self, wanted: Any, options: Tools) -> None:
-        limits = {"timeout": options.timeout, "longest": options.longest}
-        if wanted in ("files",):
-            from dovetail_tools.files import Files
-
-            kit = Files()
-            self._kits.append(kit)
-            made = [tool(function, **limits) for function in kit.functions()]
-        elif isinstance(wanted, Tool):
-            made = [wanted]
-        else:
-            made = [tool(_function(wanted, options), **limits)]
-        for each in made:
-            if each.name in self._tools:
-                raise UserError(f"two tools are called {each.name!r}", hint="give one of the functions another name")
-            self._tools[each.name] = each
+    def _add(self, tools: dict[str, Tool], found: Callable[..., Any] | Tool) -> None:
+        try:
+            made = found if isinstance(found, Tool) else tool(found, **self._limits)
+        except TypeError as error:
+            raise UserError(str(error), hint="a tool is a function whose parameters have types") from error
+        if made.name in tools:
+            raise UserError(f"two tools are called {made.name!r}", hint="give one of them another name")
+        tools[made.name] = made
 
     @property
     def specs(self) -> Sequence[ToolSpec]:
+        """What the policy is told; the tools of kits are known when they are open."""
         return tuple(each.spec for each in self._tools.values())
 
     async def open(self, task: Task) -> None:
-        """Begin an episode."""
+        """Begin an episode.
+
+        Raises:
+            UserError: Two tools have the same name, or a kit cannot work on this machine.
+        """
+        await self.close()
+        tools = dict(self._fixed)
         for kit in self._kits:
-            kit.open(task.columns.get("files", {}))
+            for found in await kit.open(task):
+                self._add(tools, found)
+        self._tools = tools
 
     async def call(self, name: str, arguments: str) -> Outcome:
         """Call a tool; without a name the only one that there is."""
@@ -64,30 +74,49 @@ class Toolbox:
         return await known[name].call(arguments)
 
     async def close(self) -> None:
-        """Give back what the kits hold."""
-        for kit in self._kits:
-            kit.close()
+        """Give back what the kits hold; one that fails keeps no other from it."""
+        failed = await asyncio.gather(*(kit.close() for kit in self._kits), return_exceptions=True)
+        for error in filter(None, failed):
+            raise error
 
 
-def _function(wanted: Any, options: Tools) -> Callable[..., Any]:
-    if callable(wanted):
-        return wanted  # type: ignore[no-any-return]
-    if wanted in _BUILT_IN:
-        return _BUILT_IN[wanted](options)
-    module, colon, name = str(wanted).partition(":")
+def _made(wanted: Any, options: Tools) -> Any:
+    """A function, a Tool, or a kit of the episode's own."""
+    given: Mapping[str, Any] = {}
+    if isinstance(wanted, Mapping):
+        given = {name: value for name, value in wanted.items() if name != "use"}
+        if "use" not in wanted:
+            raise UserError(f"a tool with options needs `use`, and has {', '.join(wanted)}")
+        wanted = wanted["use"]
+    if isinstance(wanted, str) and wanted in _BUILT_IN:
+        make = functools.partial(_BUILT_IN[wanted], options)
+    else:
+        make = _imported(wanted) if isinstance(wanted, str) else wanted
+        if isinstance(make, Kit) and not inspect.isclass(make):
+            raise UserError(f"the tool {wanted!r} is one kit for all episodes", hint="give its class instead")
+        if not inspect.isclass(getattr(make, "func", make)):  # a class, or a partial of one, makes a kit
+            if given:
+                raise UserError(f"the tool {wanted!r} takes no options, and was given {', '.join(given)}")
+            return make
+    try:
+        return make(**given)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the tool {wanted!r}: {error}") from error
+
+
+def _imported(name: str) -> Any:
+    module, colon, attribute = name.partition(":")
     if not colon:
-        known = [*_BUILT_IN, "files"]
         raise UserError(
-            f"no tool is called {wanted!r}", hint=f"{did_you_mean(wanted, known)}; or write module:function"
+            f"no tool is called {name!r}", hint=f"{did_you_mean(name, _BUILT_IN)}; or write module:function"
         )
     try:
-        function = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+        return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
     except (ImportError, AttributeError) as error:
-        raise UserError(f"the tool {wanted!r} cannot be imported: {error}", hint="module:function") from error
-    return function  # type: ignore[no-any-return]
+        raise UserError(f"the tool {name!r} cannot be imported: {error}", hint="module:function") from error
 
 
-def _calculator(options: Tools) -> Callable[..., Any]:
+def _calculator(options: Tools) -> Any:
     from dovetail_tools.calculator import evaluate
 
     most = options.operations
@@ -103,10 +132,15 @@ def _calculator(options: Tools) -> Callable[..., Any]:
     return calculator
 
 
-def _search(options: Tools) -> Callable[..., Any]:
+def _search(options: Tools) -> Any:
+    if options.corpus is None:
+        raise ValueError("it needs a corpus")
+    if options.corpus.startswith(("http://", "https://")):
+        from dovetail_tools.web_search import WebSearch
+
+        return WebSearch(options.corpus)
     from dovetail_tools.search import shared_index
 
-    assert options.corpus is not None
     index = shared_index(options.corpus)
 
     async def search(query: str, limit: int = 3) -> str:
@@ -121,4 +155,28 @@ def _search(options: Tools) -> Callable[..., Any]:
     return search
 
 
-_BUILT_IN: Mapping[str, Callable[[Tools], Callable[..., Any]]] = {"calculator": _calculator, "search": _search}
+def _files(options: Tools) -> Any:
+    from dovetail_tools.files import Files
+
+    return Files()
+
+
+def _python(options: Tools) -> Any:
+    from dovetail_tools.repl import Python
+
+    return Python(options.sandbox, options.timeout, options.memory, options.longest)
+
+
+def _mcp(options: Tools, **given: Any) -> Any:
+    from dovetail_tools.mcp_server import Server
+
+    return Server(**given, timeout=options.timeout, longest=options.longest)
+
+
+_BUILT_IN: Mapping[str, Callable[..., Any]] = {
+    "calculator": _calculator,
+    "files": _files,
+    "mcp": _mcp,
+    "python": _python,
+    "search": _search,
+}

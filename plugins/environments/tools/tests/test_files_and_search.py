@@ -19,9 +19,9 @@ from dovetail_tools.tool import ToolError
 @pytest.fixture
 def files():
     kit = Files()
-    kit.open({"notes.txt": "hello", "deep/er/a.txt": "a"})
+    kit.fill({"notes.txt": "hello", "deep/er/a.txt": "a"})
     yield kit
-    kit.close()
+    kit.remove()
 
 
 def test_files_are_written_read_and_listed(files):

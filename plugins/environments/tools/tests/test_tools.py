@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import typing
 
 import pytest
 
 import dovetail as dt
-from dovetail import Message, StopReason
+from dovetail import Message, StopReason, ToolCall
 from dovetail.errors import DataError, OptionError, UserError
 from dovetail.testing import part_checks
+from dovetail_tools.tool import tool
 
 
 def solution(task):
@@ -160,6 +163,71 @@ def test_tools_are_told_by_the_template_or_in_a_message():
     assert "calculator" in messages[0].content
 
 
+class Diary:
+    """A kit: what was written, for as long as the episode lasts."""
+
+    opened: typing.ClassVar[list[str]] = []
+
+    def __init__(self, first: str = ""):
+        self.lines = [first] * bool(first)
+        self.is_open = False
+
+    async def open(self, task):
+        self.opened.append(task.id)
+        self.is_open = True
+        return [self.write, tool(self.show, name="read")]
+
+    async def close(self):
+        if self.is_open:
+            self.opened.pop()
+        self.is_open = False
+
+    async def write(self, line: str) -> int:
+        """Write a line."""
+        self.lines.append(line)
+        return len(self.lines)
+
+    def show(self) -> str:
+        """All lines."""
+        return " ".join(self.lines)
+
+
+@pytest.mark.parametrize("wanted", [Diary, {"use": Diary, "first": "so"}, functools.partial(Diary, "so")], ids=repr)
+def test_a_kit_has_a_state_of_the_episodes_own(wanted):
+    """Its class is named, with options or without; its tools are there when it is open, and it is closed at the end."""
+    first = "" if wanted is Diary else "so "
+
+    async def go():
+        one, two = [await dt.environments.tools(tools=["calculator", wanted]).instance.make() for _ in range(2)]
+        for each in (one, two):
+            await each.reset(seed=0, task=question())
+        assert [spec.name for spec in one.tools] == ["calculator", "write", "read"]
+        await one.step(Message("assistant", "", (ToolCall("1", "write", '{"line": "a"}'),)))
+        told = [await each.step(Message("assistant", "", (ToolCall("2", "read", ""),))) for each in (one, two)]
+        opened = list(Diary.opened)
+        for each in (one, two):
+            await each.close()
+        return [result.messages[0].content for result in told], opened
+
+    assert asyncio.run(go()) == ([f"{first}a", first.strip()], ["0", "0"])
+    assert not Diary.opened
+
+
+def test_a_kit_whose_tools_clash_is_told_and_closed():
+    """Though it was open already."""
+
+    async def go():
+        environment = await dt.environments.tools(tools=[Diary, Diary]).instance.make()
+        try:
+            with pytest.raises(UserError, match="two tools are called 'write'"):
+                await environment.reset(seed=0)
+        finally:
+            await environment.close()
+
+    asyncio.run(go())
+    assert not Diary.opened
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -169,6 +237,14 @@ def test_tools_are_told_by_the_template_or_in_a_message():
         ({"tools": ["calcluator"]}, UserError, "did you mean 'calculator'"),
         ({"tools": ["no_such_module:f"]}, UserError, "cannot be imported"),
         ({"tools": ["calculator", "calculator"]}, UserError, "two tools are called"),
+        ({"tools": [{"use": "calculator", "depth": 2}]}, UserError, "'depth'"),
+        ({"tools": [{"use": "math:sqrt", "depth": 2}]}, UserError, "takes no options, and was given depth"),
+        ({"tools": [{"usee": "math:sqrt"}]}, UserError, "needs `use`"),
+        ({"tools": [{"use": "search"}]}, UserError, "needs a corpus"),
+        ({"tools": [lambda x: x]}, UserError, "'x' needs a type hint"),
+        ({"tools": [object]}, UserError, "is no function"),
+        ({"tools": [Diary()]}, UserError, "one kit for all episodes"),
+        ({"tools": [{"use": Diary, "colour": "red"}]}, UserError, "unexpected keyword argument 'colour'"),
     ],
 )
 def test_options_that_do_not_fit_are_told(options, error, message):

@@ -125,6 +125,8 @@ class Session:
         self._run = self._channel = None
 
     def close(self) -> None:
-        """End the process. May be called twice, and the session used again."""
+        """End the process, and the piece of code that runs. May be called twice, and the session used again."""
+        if run := self._run:
+            run.cancel()
         with self._lock:
             self._drop()

@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -442,6 +443,20 @@ def test_a_session_keeps_its_names(box):
     assert session.execute("print('x' * 60_000)\nx").stdout.endswith("x\n7\n")
     session.close()
     session.close()
+    assert session.execute("x").status == Status.RUNTIME_ERROR
+    session.close()
+
+
+def test_close_ends_the_piece_that_runs(box):
+    """From another thread, long before its deadline."""
+    session = box.session(limits=Limits(seconds=600))
+    assert session.execute("x = 1").status == Status.OK
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(session.execute, "print('here', flush=True)\nwhile True: pass")
+        while not session._run.pieces or not any(session._run.pieces.values()):
+            time.sleep(0.01)
+        session.close()
+        assert running.result(30).status == Status.TIMEOUT
     assert session.execute("x").status == Status.RUNTIME_ERROR
     session.close()
 

@@ -29,6 +29,7 @@ def checks(_: Part, *, gold: Callable[[Task], str | Sequence[str]] | None = None
         "a step after the end raises": _refuses_late_steps,
         "the answer is nowhere before the end": _hides_answer,
         "what it says survives JSON": _is_json,
+        "its tasks survive JSON": _has_plain_tasks,
         "no text of the policy makes it raise": _bears_any_text,
         "a call of a tool is answered under its id, and a wrong one is told": _answers_calls,
         "rewards are finite, and an end is terminated or truncated": _ends_well,
@@ -116,6 +117,12 @@ async def _is_json(part: Part) -> None:
     for result in await episode(part, some_tasks(part, 1)[0], "1"):
         plain = attrs.asdict(result)
         assert json.loads(json.dumps(plain, allow_nan=False)) == _listed(plain)
+
+
+async def _has_plain_tasks(part: Part) -> None:
+    for task in some_tasks(part):
+        facts = [task.answer, dict(task.columns)]
+        assert json.loads(json.dumps(facts, allow_nan=False)) == facts, f"{facts} changes on its way to another machine"
 
 
 def _listed(value: Any) -> Any:

@@ -1,0 +1,75 @@
+"""A real OpenEnv server with two environments of our own: guessing a number, and the same with tools.
+
+python openenv_server.py PORT guess|tools PLACES
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+
+import uvicorn
+from openenv.core.env_server import Action, Environment, Observation, State, create_fastapi_app
+from openenv.core.env_server.mcp_types import (
+    CallToolAction,
+    CallToolObservation,
+    ListToolsAction,
+    ListToolsObservation,
+    Tool,
+)
+from pydantic import Field
+
+
+class Guess(Action):
+    number: int = Field(ge=0, le=99)
+
+
+class Hint(Observation):
+    hint: str
+
+
+class Guessing(Environment):
+    """Reward 1 for the number, which the seed decides; three guesses."""
+
+    SUPPORTS_CONCURRENT_SESSIONS = True
+
+    def reset(self, seed=None, episode_id=None, number=None, **_):
+        self._number = random.Random(seed).randrange(100) if number is None else number
+        self._left = 3
+        return Hint(hint=f"a number below 100, and you may try {self._left} times")
+
+    def step(self, action, timeout_s=None, **_):
+        guess = action.number
+        if guess == 66:
+            raise RuntimeError("the number of the beast")
+        if guess == 77:
+            time.sleep(3600)
+        self._left -= 1
+        right = guess == self._number
+        said = "right" if right else "too low" if guess < self._number else "too high"
+        return Hint(hint=said, done=right or not self._left, reward=float(right))
+
+    @property
+    def state(self):
+        return State()
+
+
+class GuessingByTools(Guessing):
+    """The same by calls of a tool."""
+
+    def step(self, action, timeout_s=None, **_):
+        if isinstance(action, ListToolsAction):
+            schema = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
+            return ListToolsObservation(tools=[Tool(name="guess", description="Guess.", input_schema=schema)])
+        if action.tool_name != "guess" or not isinstance(action.arguments.get("number"), int):
+            error = {"error_type": "invalid_args", "message": f"no such call of {action.tool_name}"}
+            return CallToolObservation(tool_name=action.tool_name, error=error)
+        hint = super().step(Guess(number=action.arguments["number"]))
+        return CallToolObservation(tool_name="guess", result=hint.hint, done=hint.done, reward=hint.reward)
+
+
+if __name__ == "__main__":
+    kinds = {"guess": (Guessing, Guess, Hint), "tools": (GuessingByTools, CallToolAction, CallToolObservation)}
+    app = create_fastapi_app(*kinds[sys.argv[2]], max_concurrent_envs=int(sys.argv[3]))
+    uvicorn.run(app, port=int(sys.argv[1]), log_level="warning")

@@ -180,7 +180,7 @@ def _survives(subject: Any, same: Same, variants: Sequence[Any], which: int) -> 
 
     for flavour in ("fibers", "threads"):
         try:
-            _run(same, variants, which, flavour, list(_watched(subject, flavour)), limit=10)
+            _run(same, variants, which, flavour, list(_watched(subject, flavour)), limit=5)
         except (Fault, AssertionError):
             return False
     return True

@@ -80,37 +80,53 @@ def correctness(setting: Setting) -> list[Row]:
 
         model = write_model(shape, Path(folder))
         loss, gradient = _compiled_against_eager(shape, model, setting.device)
+        replayed = max(_replayed_against_usual(shape, model, setting.device))
         same, rows = _greedy_rows(shape, model, setting.device)
     assert max(loss, gradient) <= TOLERANCE, f"compiled and eager differ: loss {loss:.1e}, gradient {gradient:.1e}"
+    assert replayed <= TOLERANCE, f"replayed and usual passes differ: {replayed:.1e}"
     assert same == rows, f"{rows - same} of {rows} greedy completions are not those of transformers"
     return [
         Row("compiled against eager, loss", loss, TOLERANCE),
         Row("compiled against eager, gradient", gradient, TOLERANCE),
+        Row("passes replayed against usual ones, loss or gradient", replayed, TOLERANCE),
         Row("greedy completions as transformers'", same, rows),
     ]
 
 
 def _compiled_against_eager(workload: Workload, model: Path, device: str) -> tuple[float, float]:
+    from versus.agreement import compare
+
+    return compare(*(_learnt(workload, model, device, 1, mode=mode) for mode in ("auto", "eager")))
+
+
+def _replayed_against_usual(workload: Workload, model: Path, device: str) -> tuple[float, float]:
+    """After the same batch 20 times, so that every bucket was captured; on a CPU nothing is replayed."""
+    from versus.agreement import compare
+
+    import dovetail as dt
+
+    settings = (dt.TrainSettings(passes=passes) for passes in (("capture",), ()))
+    return compare(*(_learnt(workload, model, device, 20, settings=each) for each in settings))
+
+
+def _learnt(workload: Workload, model: Path, device: str, times: int, **how: Any) -> tuple[float, Any]:
+    """Loss and gradient of one batch, the last of several times."""
     from versus import dovetail_side
-    from versus.agreement import compare, replay
+    from versus.agreement import replay
     from versus.workloads import completions, gradients, perturb
 
     import dovetail as dt
 
-    reward = dovetail_side.odd_share
-    sampling = dt.Sampling(max_tokens=workload.completion_tokens[1])
-    results = []
-    for mode in ("auto", "eager"):
-        policy = dt.Agent(model, device=device, trainable=True, generator=replay(completions(workload)))
-        compiled = dt.compile(
-            dt.recipes.grpo(group_size=workload.group, beta=workload.beta), mode=mode, policy=policy,
-            ref_policy=dt.Agent(model, device=device), rewards=[reward], sampling=sampling,
-        )  # fmt: skip
-        perturb(policy.model)
-        collected = compiled.collect(prompts=dovetail_side.tasks(workload), seed=0)
-        metrics = compiled.learn(collected, update=False)
-        results.append((metrics["loss"], gradients(policy.model)))
-    return compare(*results)
+    policy = dt.Agent(model, device=device, trainable=True, generator=replay(completions(workload)))
+    compiled = dt.compile(
+        dt.recipes.grpo(group_size=workload.group, beta=workload.beta), policy=policy,
+        ref_policy=dt.Agent(model, device=device), rewards=[dovetail_side.odd_share],
+        sampling=dt.Sampling(max_tokens=workload.completion_tokens[1]), **how,
+    )  # fmt: skip
+    perturb(policy.model)
+    collected = compiled.collect(prompts=dovetail_side.tasks(workload), seed=0)
+    metrics = [compiled.learn(collected, update=False) for _ in range(times)][-1]
+    return metrics["loss"], gradients(policy.model)
 
 
 def _greedy_rows(workload: Workload, model: Path, device: str) -> tuple[int, int]:

@@ -169,7 +169,7 @@ class Ragged:
 
     def _combine(self, operation: Callable[[Tensor, Any], Tensor], other: Any) -> Ragged:
         if isinstance(other, Ragged):
-            if not torch.equal(other.offsets, self.offsets):
+            if other.offsets is not self.offsets and not torch.equal(other.offsets, self.offsets):
                 raise DataError("two Ragged with different rows cannot be combined")
             other = other.values
         elif isinstance(other, Tensor) and other.ndim:

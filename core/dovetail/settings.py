@@ -71,4 +71,5 @@ class TrainSettings:
     evaluate_every: int = field(default=0, validator=count)  #: steps between evaluations on the test split; 0 is never
     evaluate_tasks: int = field(default=256, validator=positive)  #: tasks of an evaluation
     mask_truncated: bool = False  #: leave completions cut by the token limit out of the loss, but in the baseline
+    passes: tuple[str, ...] = ()  #: compiler passes of plugins to run besides those that parts ask for, such as capture
     threads: int | None = field(default=None, validator=optional(positive))  #: of torch on the CPU; null: its choice

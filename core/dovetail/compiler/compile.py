@@ -106,12 +106,12 @@ class Compiled:
         self._offloader.close()
 
 
-def _asked_for(graph: Graph) -> list[Any]:
-    """Passes of plugins that a hook or function of the graph names in its attribute ``passes``; no other is imported."""
+def _asked_for(graph: Graph, wanted: Sequence[str]) -> list[Any]:
+    """Passes of plugins: ``wanted`` ones, and what a hook or function of the graph names in its attribute ``passes``."""
     parts = [node.op.part for node in graph if node.op.part]
     functions = [getattr(part.instance, hook, None) for part in parts for hook in HOOKS_BY_KIND[part.kind]]
     functions += [node.op.function for node in graph]
-    names = sorted({name for function in functions for name in getattr(function, "passes", ())})
+    names = sorted({*wanted, *(name for function in functions for name in getattr(function, "passes", ()))})
     return [catalog.find("passes", name).load() for name in names]
 
 
@@ -150,7 +150,7 @@ def compile(
     graph = recipe(**options).trace()
     for step in (bind, check_learning):
         graph = step(graph, context).check()
-    simplify = [] if context.eager else [fold, merge_common, drop_dead, *_asked_for(graph)]
+    simplify = [] if context.eager else [fold, merge_common, drop_dead, *_asked_for(graph, settings.passes)]
     for step in (*simplify, require_agents):
         graph = step(graph, context).check()
     plan = partition(graph, context)

@@ -53,13 +53,13 @@ class Subject:
         return Call.bind(self.kernel, *([self.owner] if self.kernel.is_method else []), **given, **self.options)
 
     def _made_up(self, lengths: Sequence[int], alphabet: int, generator: torch.Generator) -> dict[str, Any]:
-        """Token ids, normal numbers, bits; and a normal number per row where an argument is a table."""
+        """Token ids, normal numbers, bits; and a number in [0, 1) per row where an argument is a table."""
         arguments = [name for name in self.kernel.signature.parameters if name != "self" and name not in self.options]
         rows = torch.tensor(lengths, dtype=torch.int64)
         made: dict[str, Any] = {}
         for parameter in self.kernel.source.parameters:
             if parameter.name in arguments and parameter.role == "table":
-                made[parameter.name] = torch.randn(len(lengths), generator=generator)
+                made[parameter.name] = torch.rand(len(lengths), generator=generator)
             elif parameter.name in arguments and parameter.role == "row":
                 values = _values(parameter.ctype, sum(lengths), alphabet, generator)
                 made[parameter.name] = Ragged.from_lengths(values, rows)

@@ -48,7 +48,8 @@ RK_FN float matches(Ctx& c, const int* completions, int len, const int* begins, 
                     float per_hit, int cap) {
   Text text{completions, begins, codes, len, known};
   int hits = 0;
-  for (int t = c.tid; t < len; t += c.nth) {
+  // One thread's hits may be enough by themselves.
+  for (int t = c.tid; t < len && hits < cap; t += c.nth) {
     int token = completions[t];
     if (token >= known) continue;
     int end = begins[token + 1], before = -2;

@@ -26,7 +26,7 @@ class Spelled:
 
     def fold(self, text: str) -> bytes:
         """From text to codes; called for each token of the vocabulary."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines neither fold(text) nor fold_bytes(piece)")
 
     def fold_bytes(self, piece: bytes) -> bytes:
         """The codes of one token. One that holds a part of a character is folded letter by letter, its other bytes kept."""

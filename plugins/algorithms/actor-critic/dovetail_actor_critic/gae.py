@@ -83,6 +83,7 @@ class GAE:
             ValueError: A value is not finite.
         """
         from dovetail import Advantages
+        from dovetail_advantages import discounted_sums, whitened
 
         _check_finite(values, final_values)
         token_rewards, metrics = at_the_end(rewards, values), {}
@@ -127,25 +128,6 @@ def next_values(values: Ragged, after: Tensor) -> Ragged:
 def adaptive_lam(lengths: Tensor, alpha: float) -> Tensor:
     """``λ = 1 - 1 / (alpha * length)``, at least 0; ``[B]``."""
     return (1 - 1 / (alpha * lengths.clamp(min=1))).clamp(min=0)
-
-
-def discounted_sums(terms: Ragged, factor: Tensor) -> Ragged:
-    """``S_t = x_t + factor * S_{t+1}`` within each row, by a factor for each row ``[B]``."""
-    padded, lengths = terms.to_padded(), terms.lengths
-    sums, running = padded.clone(), padded.new_zeros(len(terms))
-    for step in range(padded.shape[1] - 1, -1, -1):
-        # Columns past a row's end hold no step; the sum begins at its last token.
-        running = (padded[:, step] + factor * running) * (step < lengths)
-        sums[:, step] = running
-    return terms.with_values(sums[terms.row_ids, terms.positions])
-
-
-def whitened(advantages: Ragged) -> Ragged:
-    """``(A - mean) / sqrt(var + 1e-8)`` over all tokens, sample variance."""
-    values = advantages.values
-    if len(values) < 2:
-        return advantages
-    return advantages.with_values((values - values.mean()) * (values.var() + 1e-8).rsqrt())
 
 
 def _explained(values: Ragged, returns: Ragged) -> dict[str, float]:

@@ -64,12 +64,17 @@ class ReturnAdvantages:
             ref_logprobs: Of the reference, for the penalty.
             sampled: The tokens themselves, for their places.
         """
+        import torch
+
+        from dovetail_advantages import discounted_sums, whitened
+
         steps = sampled.map(lambda tokens: rewards.new_zeros(len(tokens)))
         if logprobs is not None and ref_logprobs is not None and self.kl_coef:
             steps = (ref_logprobs - logprobs) * self.kl_coef
         last = sampled.positions == sampled.lengths[sampled.row_ids] - 1
         centred = rewards - self._baseline(rewards, groups)
-        returns = self._discounted(steps.with_values(steps.values + last * centred[sampled.row_ids]))
+        steps = steps.with_values(steps.values + last * centred[sampled.row_ids])
+        returns = discounted_sums(steps, torch.full_like(rewards, self.gamma))
         return whitened(returns) if self.whiten else returns
 
     def _baseline(self, rewards: Tensor, groups: Tensor | None) -> Tensor | float:
@@ -81,23 +86,3 @@ class ReturnAdvantages:
             return rewards.mean()
         _, index, counts = torch.unique(groups, return_inverse=True, return_counts=True)
         return (rewards.new_zeros(len(counts)).index_add(0, index, rewards) / counts)[index]
-
-    def _discounted(self, steps: Ragged) -> Ragged:
-        import torch
-
-        padded = steps.to_padded()
-        running = padded.new_zeros(len(padded))
-        columns = []
-        for step in reversed(range(padded.shape[1])):
-            running = padded[:, step] + self.gamma * running
-            columns.append(running)
-        sums = torch.stack(columns[::-1], 1) if columns else padded
-        return steps.with_values(sums[steps.row_ids, steps.positions])
-
-
-def whitened(advantages: Ragged) -> Ragged:
-    """``(A - mean) / sqrt(var + 1e-8)`` over all tokens, sample variance; fewer than two tokens stay as they are."""
-    values = advantages.values
-    if len(values) < 2:
-        return advantages
-    return advantages.with_values((values - values.mean()) * (values.var() + 1e-8).rsqrt())

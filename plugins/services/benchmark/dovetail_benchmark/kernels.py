@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import torch
 
-from dovetail import load
+from dovetail import catalog, load
 from dovetail.errors import UserError
 from dovetail.parts import Part
 from dovetail.registry import registry
@@ -111,7 +111,7 @@ class KernelBenchmark:
         """Measure a kernel by the name of its part.
 
         Args:
-            name: In the registry of rewards, advantages or losses.
+            name: In the registry of rewards, advantages or losses, or an entry point in ``dovetail.kernels``.
             batch_sizes: Rows; with every one of ``lengths``, instead of ``sizes``.
             lengths: Tokens of each row; 1024 if only ``batch_sizes`` are given.
             sizes: Pairs of both.
@@ -120,10 +120,10 @@ class KernelBenchmark:
         Raises:
             UserError: No such part is installed, or it has no kernel.
         """
-        part = _part(name, options)
+        subject = _subject(name, options)
         if batch_sizes or lengths:
             sizes = [(rows, length) for rows in batch_sizes or (256,) for length in lengths or (1024,)]
-        timings = [timing for rows, length in sizes for timing in self.measure(part, rows, length)]
+        timings = [timing for rows, length in sizes for timing in self._measure(name, subject, rows, length)]
         return Comparison(tuple(timings), _machine())
 
     def compare_all(self, names: Sequence[str] = (), sizes: Iterable[tuple[int, int]] = SIZES) -> Comparison:
@@ -132,14 +132,12 @@ class KernelBenchmark:
         compared = [self.compare(name, sizes=sizes) for name in names or installed()]
         return Comparison(tuple(timing for each in compared for timing in each.timings), _machine())
 
-    def measure(self, part: Part, batch_size: int, length: int) -> list[Timing]:
+    def _measure(self, name: str, subject: Any, batch_size: int, length: int) -> list[Timing]:
         """Every back end that this machine has, on one size."""
         from dovetail_kernels.backends import problem
         from dovetail_kernels.launch import launch
         from dovetail_kernels.program import Program
-        from dovetail_kernels.subject import Subject
 
-        subject = Subject.of(part)
         lengths = [length] * batch_size
         call = subject.call(
             lengths, _VOCABULARY, tokens=_zipf(batch_size * length, min(_VOCABULARY, subject.vocabulary))
@@ -147,20 +145,29 @@ class KernelBenchmark:
         ways: dict[str, Callable[[], Any]] = {"torch": call.refer}
         if subject.kernel.baseline is not None:
             ways = {"python": call.plain, **ways}
-        for name in ("cpu", "cuda"):
-            if problem(Program.of((subject.kernel,)), name, "cpu") is None:
-                ways[name] = lambda name=name: launch([call], back_end=name)  # type: ignore[misc]
-        return [Timing(part.name, name, batch_size, length, seconds(way)) for name, way in ways.items()]
+        for back_end in ("cpu", "cuda"):
+            if problem(Program.of((subject.kernel,)), back_end, "cpu") is None:
+                ways[back_end] = lambda back_end=back_end: launch([call], back_end=back_end)  # type: ignore[misc]
+        return [Timing(name, way, batch_size, length, seconds(work)) for way, work in ways.items()]
 
 
 def installed() -> list[str]:
-    """Names of the parts that have a kernel."""
-    return [name for kind in _HOOKS for name in registry(kind) if _has_kernel(kind, name)]
+    """Names of the parts that have a kernel, and of kernels that are no part: entry points in ``dovetail.kernels``."""
+    return [name for kind in _HOOKS for name in registry(kind) if _has_kernel(kind, name)] + sorted(_functions())
+
+
+def _functions() -> dict[str, catalog.Entry]:
+    return {entry.name: entry for entry in catalog.entries() if entry.kind == "kernels"}
 
 
 def _has_kernel(kind: str, name: str) -> bool:
     target, _ = registry(kind).target(name)
     return load("dovetail_kernels.op").find_kernel(getattr(target, _HOOKS[kind], target))[0] is not None
+
+
+def _subject(name: str, options: Mapping[str, Any] | None) -> Any:
+    given = _functions()[name].load() if name in _functions() else _part(name, options)
+    return load("dovetail_kernels.subject").Subject.of(given)
 
 
 def _part(name: str, options: Mapping[str, Any] | None) -> Part:

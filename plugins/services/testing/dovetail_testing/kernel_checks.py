@@ -47,7 +47,7 @@ def check_kernel(
         kernel: A part, such as ``dt.rewards.repetition(n=2)``, or a function under ``@dt.kernel_op``.
         options: Of a function.
         inputs: Makes the arguments from the rows' lengths, the number of different tokens and a source of chance;
-            without it, rows of ``int`` are token ids, rows of ``float`` normal, and tables hold a normal number per row.
+            without it, rows of ``int`` are token ids, rows of ``float`` normal, and tables hold a number in [0, 1) per row.
         atol: How far two of the computations may lie apart.
         waive: Claim to the reason why this kernel need not keep it. A waiver of a claim that holds fails.
 
@@ -180,7 +180,7 @@ def _survives(subject: Any, same: Same, variants: Sequence[Any], which: int) -> 
 
     for flavour in ("fibers", "threads"):
         try:
-            _run(same, variants, which, flavour, list(_watched(subject, flavour)), limit=10)
+            _run(same, variants, which, flavour, list(_watched(subject, flavour)), limit=5)
         except (Fault, AssertionError):
             return False
     return True

@@ -1,0 +1,83 @@
+"""Completions of a model and what rewards say of them, batch by batch, without learning."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dovetail as dt
+from dovetail.agents.agent import Agent
+from dovetail.compiler.compile import Compiled
+from dovetail.errors import TooManyInvalid
+from dovetail.messages import Task
+from dovetail.parts import Part
+from dovetail.rollouts import LossTerms, Rollouts, Scores
+from dovetail.settings import TrainSettings
+from dovetail_trainer.manager import PartManager
+from dovetail_trainer.run import Run
+
+SEED_STRIDE = 1_000_003  # as between the steps of a run
+
+
+@dt.op
+def _end(completions: Rollouts, scores: Any = None) -> LossTerms:
+    raise AssertionError("what only draws is never learnt from")
+
+
+@dt.recipe
+def drawing(policy: Any, prompts: Any, *, samples: int = 1, scored: bool = True) -> None:
+    """Sample and score; the loss is there because a graph has one, and is never computed."""
+    completions = dt.generate(policy, prompts, samples=samples, name="completions")
+    scores = {"scores": dt.run_rewards(completions)} if scored else {}
+    dt.set_loss(_end(completions, **scores, name="loss"))
+
+
+class Drawing:
+    """Draws and scores batches; made by :func:`opened`."""
+
+    def __init__(self, compiled: Compiled, run: Run, settings: TrainSettings) -> None:
+        self._compiled, self._run, self._settings = compiled, run, settings
+
+    def __call__(self, batch: int, tasks: Sequence[Task]) -> tuple[Rollouts, Scores | None]:
+        """The samples of each task side by side, with their rewards, and their total.
+
+        They depend on the seed and the number of the batch alone. Samples without a valid reward are written into the
+        folder; TooManyInvalid tells of more than ``max_invalid``.
+        """
+        seed = self._settings.seed * SEED_STRIDE + batch
+        try:
+            collected = self._compiled.collect(seed=seed, prompts=list(tasks))
+        except TooManyInvalid as error:
+            path = self._run.write_invalid(batch + 1, error.collected.rollouts)  # type: ignore[attr-defined]
+            error.where += (f"{path} (the samples, to score them again)",)
+            raise
+        self._run.write_invalid(batch + 1, collected.rollouts)
+        totals = [values["out"] for name, values in collected.values.items() if name == "rewards"]
+        return collected.rollouts, totals[0] if totals else None
+
+
+@contextlib.contextmanager
+def opened(
+    agent: Agent, rewards: Sequence[Part], settings: TrainSettings, folder: Path, samples: int
+) -> Iterator[Drawing]:
+    """What draws from ``agent`` and scores by ``rewards``, whose parts are told of the folder, and of the end."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    run, manager = Run(folder, "drawing"), PartManager(rewards)
+    compiled = dt.compile(
+        drawing, policy=agent, rewards=rewards, settings=settings, samples=samples, scored=bool(rewards)
+    )
+    outcome = "done"
+    try:
+        manager.broadcast("on_run_start", run=run)
+        yield Drawing(compiled, run, settings)
+    except BaseException as error:
+        outcome = f"failed: {error}"
+        raise
+    finally:
+        manager.broadcast("on_run_end", run=run, outcome=outcome)
+        compiled.close()

@@ -91,9 +91,7 @@ def configuration(folder: Path, seed: int) -> Path:
 def measure(seed: int, folder: Path) -> tuple[list[str], bool]:
     """A row of the table for each stage, and whether all goals are met."""
     started = time.perf_counter()
-    pipeline = Pipeline(read(configuration(folder, seed)), tell=lambda line: print(line, file=sys.stderr))
-    pipeline.begin()
-    found = pipeline.run()
+    found = Pipeline(read(configuration(folder, seed)), tell=lambda line: print(line, file=sys.stderr)).run()
     minutes = (time.perf_counter() - started) / 60
     seconds = {path.parent.name: json.loads(path.read_text())["seconds"] for path in folder.glob("run/*/stage.json")}
     last = found["evaluation"]

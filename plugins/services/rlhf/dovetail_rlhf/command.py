@@ -21,7 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run all stages."""
     from dovetail_rlhf.pipeline import Pipeline
-    from dovetail_rlhf.reading import preset_text, read, read_again
+    from dovetail_rlhf.preset import preset_text
+    from dovetail_rlhf.reading import read, read_again
     from dovetail_trainer.cli.train import configure_logging
 
     given = [arguments.config, arguments.resume, arguments.show]
@@ -41,11 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{stage.name}: {stage.about}")
         return 0
     pipeline = Pipeline(plan, ignore_lock=arguments.ignore_lock)
-    if not arguments.resume:
-        pipeline.begin()
     try:
         pipeline.run()
-    except BaseException:
+    except KeyboardInterrupt:
         print(f"go on with: dovetail pipeline --resume {plan.directory}", file=sys.stderr)
         raise
     print(f"the pipeline is done; its report is {pipeline.report()}")

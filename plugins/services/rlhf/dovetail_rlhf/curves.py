@@ -12,11 +12,11 @@ MOST_POINTS = 200
 
 
 def curve(name: str, points: Sequence[tuple[int, float]]) -> Markup:
-    """One metric by step; longer series are shown as means of neighbours. Values that are not finite are gaps."""
-    points = thinned([(step, value) for step, value in points if math.isfinite(value)])
-    if not points:
+    """One metric by step; longer series are shown as means of neighbours. Values that are not finite are left out."""
+    shown = thinned([(step, value) for step, value in points if math.isfinite(value)])
+    if not shown:
         return Markup("")
-    steps, values = [step for step, _ in points], [value for _, value in points]
+    steps, values = [step for step, _ in shown], [value for _, value in shown]
     low, high = min(values), max(values)
     span, width = (high - low) or 1.0, (steps[-1] - steps[0]) or 1
     inner_width, inner_height = WIDTH - LEFT - 8, HEIGHT - BOTTOM - TOP
@@ -27,11 +27,11 @@ def curve(name: str, points: Sequence[tuple[int, float]]) -> Markup:
     def y(value: float) -> float:
         return TOP + inner_height * (1 - (value - low) / span)
 
-    line = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)
+    line = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in shown)
     labels = [(LEFT - 4, y(high) + 8, "end", f"{high:.4g}")] + (
         [(LEFT - 4, y(low), "end", f"{low:.4g}")] if high > low else []
     )
-    labels += [(LEFT, HEIGHT - 4, "start", f"{steps[0]}"), (WIDTH - 8, HEIGHT - 4, "end", f"{steps[-1]}")]
+    labels += [(LEFT, HEIGHT - 4, "start", f"{round(steps[0])}"), (WIDTH - 8, HEIGHT - 4, "end", f"{round(steps[-1])}")]
     texts = "".join(
         f'<text x="{a:.1f}" y="{b:.1f}" text-anchor="{anchor}">{text}</text>' for a, b, anchor, text in labels
     )

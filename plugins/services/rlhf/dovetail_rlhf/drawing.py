@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-import dovetail as dt
 from dovetail.agents.agent import Agent
-from dovetail.compiler.compile import Compiled
+from dovetail.compiler.compile import Compiled, compile
 from dovetail.errors import TooManyInvalid
+from dovetail.graph.build import generate, op, run_rewards, set_loss
+from dovetail.graph.recipe import recipe
 from dovetail.messages import Task
 from dovetail.parts import Part
 from dovetail.rollouts import LossTerms, Rollouts, Scores
@@ -23,17 +24,17 @@ from dovetail_trainer.run import Run
 SEED_STRIDE = 1_000_003  # as between the steps of a run
 
 
-@dt.op
+@op
 def _end(completions: Rollouts, scores: Any = None) -> LossTerms:
     raise AssertionError("what only draws is never learnt from")
 
 
-@dt.recipe
+@recipe
 def drawing(policy: Any, prompts: Any, *, samples: int = 1, scored: bool = True) -> None:
     """Sample and score; the loss is there because a graph has one, and is never computed."""
-    completions = dt.generate(policy, prompts, samples=samples, name="completions")
-    scores = {"scores": dt.run_rewards(completions)} if scored else {}
-    dt.set_loss(_end(completions, **scores, name="loss"))
+    completions = generate(policy, prompts, samples=samples, name="completions")
+    scores = {"scores": run_rewards(completions)} if scored else {}
+    set_loss(_end(completions, **scores, name="loss"))
 
 
 class Drawing:
@@ -68,9 +69,7 @@ def opened(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     run, manager = Run(folder, "drawing"), PartManager(rewards)
-    compiled = dt.compile(
-        drawing, policy=agent, rewards=rewards, settings=settings, samples=samples, scored=bool(rewards)
-    )
+    compiled = compile(drawing, policy=agent, rewards=rewards, settings=settings, samples=samples, scored=bool(rewards))
     outcome = "done"
     try:
         manager.broadcast("on_run_start", run=run)

@@ -29,21 +29,23 @@ class Pipeline:
     tell: Callable[[str], None] = print
     ignore_lock: bool = False
 
-    def begin(self) -> None:
-        """Claim the folder; a UserError if another pipeline lives there."""
+    def _claim(self) -> None:
         directory = self.plan.directory
         if (directory / RECORD).exists():
             hint = f"continue it with --resume {directory}, or choose another run_dir"
             raise UserError(f"{directory} holds a pipeline already", hint=hint)
         directory.mkdir(parents=True, exist_ok=True)
         saved = {"folder": str(self.plan.folder), "words": self.plan.words}
-        write_text(directory / RECORD, json.dumps(saved, indent=2, ensure_ascii=False) + "\n")
+        write_text(directory / RECORD, json.dumps(saved, indent=2, ensure_ascii=False, default=str) + "\n")
 
     def run(self) -> dict[str, dict[str, Any]]:
         """Go through all stages that are not done; gives the figures of each.
 
-        Whatever error ends it names the stage; what is done stays, and ``report.html`` tells what is known.
+        Whatever error ends it names the stage; what is done stays, and ``report.html`` tells what is known. A folder in
+        which another pipeline was begun is a UserError.
         """
+        if not self.plan.is_begun:
+            self._claim()
         found: dict[str, dict[str, Any]] = {}
         count = len(self.plan.stages)
         for place, stage in enumerate(self.plan.stages, start=1):
@@ -69,7 +71,8 @@ class Pipeline:
         except BaseException as error:
             failure = str(error) or type(error).__name__
             if isinstance(error, DovetailError):
-                error.where += (f"the stage {stage.name!r} of {self.plan.directory}",)
+                place = f"the stage {stage.name!r}; go on with: dovetail pipeline --resume {self.plan.directory}"
+                error.where += (place,)
             raise
         finally:
             gc.collect()
@@ -115,7 +118,9 @@ def _done(stage: Stage) -> dict[str, Any]:
 
 
 def summary(done: dict[str, Any]) -> str:
-    """The figures of a stage on one line."""
+    """The figures of a stage on one line, what one looks at first in front."""
+    from dovetail_rlhf.report import FIRST
+
     numbers = {name: value for name, value in done["figures"].items() if isinstance(value, int | float)}
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in list(numbers.items())[:8])
-    return f"{shown} ({done['seconds']:.0f} s)"
+    chosen = sorted(numbers, key=lambda name: not FIRST.fullmatch(name))[:12]
+    return f"{', '.join(f'{name} {numbers[name]:.4g}' for name in chosen)} ({done['seconds']:.0f} s)"

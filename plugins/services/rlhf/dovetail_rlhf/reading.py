@@ -6,7 +6,6 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ import attrs
 from dovetail.errors import CheckpointError, ConfigError, DovetailError, UserError, did_you_mean
 from dovetail.parts import check_options
 from dovetail.settings import TrainSettings
+from dovetail_rlhf.preset import is_reference, merged, preset_text
 from dovetail_rlhf.stages import ROWS, Output, Plan, Stage, StepConfig
 from dovetail_rlhf.steps import STEPS
 from dovetail_trainer.config.load import read_file
@@ -25,19 +25,6 @@ WORDS = ("use", "inputs", "stages", "run_dir", "seed", "threads")
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 VALUE_HEAD = "value_head.safetensors"
 RECORD = "pipeline.json"
-
-
-def presets() -> list[str]:
-    """The pipelines that come with this distribution."""
-    folder = files("dovetail_rlhf") / "presets"
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
-
-
-def preset_text(name: str) -> str:
-    """The file of a preset; a UserError if there is none of that name."""
-    if name not in presets():
-        raise UserError(f"no pipeline is called {name!r}", hint=did_you_mean(name, presets()))
-    return (files("dovetail_rlhf") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def read(path: str | Path, overrides: Iterable[str] = ()) -> Plan:
@@ -59,19 +46,8 @@ def read_again(directory: str | Path) -> Plan:
         raise CheckpointError(f"{directory} is no pipeline: it has no {RECORD}", hint="give the folder of a pipeline")
     saved = json.loads(record.read_text(encoding="utf-8"))
     words = {**saved["words"], "run_dir": str(directory)}
-    return _Reader(lambda _: record.name, Path(saved["folder"])).read(words, Path(directory))
-
-
-def merged(below: Any, above: Any) -> Any:
-    """``above`` where both say something, word by word; a reference is one word. What is null above is taken out."""
-    if not isinstance(below, Mapping) or not isinstance(above, Mapping) or _is_reference(below) or _is_reference(above):
-        return above
-    both = {**below, **{key: merged(below.get(key), value) for key, value in above.items()}}
-    return {key: value for key, value in both.items() if value is not None}
-
-
-def _is_reference(value: Any) -> bool:
-    return isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in ("stage", "input")
+    plan = _Reader(lambda _: record.name, Path(saved["folder"])).read(words, Path(directory))
+    return attrs.evolve(plan, is_begun=True)
 
 
 class _Reader:
@@ -93,6 +69,9 @@ class _Reader:
             if key not in WORDS:
                 self._mistake(f"unknown option {key!r}, {did_you_mean(str(key), WORDS)}", (), key)
         stages, self._inputs = words.get("stages"), words.get("inputs") or {}
+        if not isinstance(self._inputs, Mapping):
+            self._mistake("`inputs` maps names to paths and other values", ("inputs",))
+            self._inputs = {}
         if not isinstance(stages, Mapping) or not stages:
             self._mistake("`stages` maps the name of each stage to what it does", ("stages",))
             raise ConfigError(self._mistakes)
@@ -133,9 +112,11 @@ class _Reader:
             return self._replaced(name, said["replace"], folder)
         words = {key: value for key, value in said.items() if key not in ("skip", "replace")}
         before, uses = len(self._mistakes), list[tuple[ConfigPath, Stage]]()
-        resolved = self._resolved(words, (), at, uses)
         if said.get("skip"):
-            return self._skipped(name, resolved, folder)
+            return self._skipped(
+                name, self._resolved({"policy": words.get("policy")}, (), at, uses), "make" in words, folder
+            )
+        resolved = self._resolved(words, (), at, uses)
         if ("algorithm" in words) == ("make" in words):
             self._mistake("give either `algorithm: …` (it trains) or `make: …` (it makes data)", at)
         if len(self._mistakes) > before:
@@ -154,16 +135,16 @@ class _Reader:
             self._mistake(f"there is no {found}", ("stages", name, "replace"))
         return Stage(name, folder, None, output, str(found), "replaced")
 
-    def _skipped(self, name: str, words: Mapping[str, Any], folder: Path) -> Stage:
+    def _skipped(self, name: str, words: Mapping[str, Any], makes_data: bool, folder: Path) -> Stage:
         """The model that it would have begun with goes on."""
-        policy = words.get("policy")
+        policy = words["policy"]
         model = policy.get("model") if isinstance(policy, Mapping) else None
-        given = str(model) if model is not None and "algorithm" in words else None
+        given = None if model is None or makes_data else str(model)
         return Stage(name, folder, None, "model", given, "skipped")
 
     def _resolved(self, value: Any, inside: ConfigPath, at: ConfigPath, uses: list[tuple[ConfigPath, Stage]]) -> Any:
         """The value with paths in the place of references; what they refer to is added to ``uses``."""
-        if _is_reference(value):
+        if is_reference(value):
             ((kind, name),) = value.items()
             return (self._input if kind == "input" else self._output)(name, inside, at, uses)
         if isinstance(value, Mapping):
@@ -174,7 +155,8 @@ class _Reader:
 
     def _input(self, name: Any, inside: ConfigPath, at: ConfigPath, uses: list[tuple[ConfigPath, Stage]]) -> Any:
         if name not in self._inputs:
-            self._mistake(f"the input {name!r} is not given: write it under `inputs`", (*at, *inside))
+            near = did_you_mean(str(name), map(str, self._inputs))
+            self._mistake(f"`inputs` does not give {name!r}, {near}", (*at, *inside))
             return None
         if name in self._within:
             self._mistake(f"the input {name!r} holds itself", (*at, *inside))

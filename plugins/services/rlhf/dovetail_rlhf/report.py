@@ -20,7 +20,8 @@ SAMPLES = 4  # of each kind that are shown
 TEXT = 600  # characters of a sample
 #: What is looked at first; the other metrics are folded away.
 FIRST = re.compile(
-    r"loss|reward|reward/.+|eval/.+|.+/(accuracy|margin|kl|nll|explained_variance)|entropy|completion_length|invalid"
+    r"loss|reward|(reward|eval|accuracy|kl|win_rate)/.+|.+/(accuracy|margin|kl|nll|explained_variance)"
+    r"|entropy|completion_length|invalid"
 )
 
 

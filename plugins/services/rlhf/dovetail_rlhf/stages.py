@@ -62,3 +62,4 @@ class Plan:
     stages: tuple[Stage, ...]
     words: Mapping[str, Any]
     folder: Path  #: of the file, where its own code is found
+    is_begun: bool = False  #: an earlier process has carried out some of it

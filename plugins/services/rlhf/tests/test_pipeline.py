@@ -46,9 +46,7 @@ class Page(HTMLParser):
 
 
 def run(file, *overrides):
-    pipeline = Pipeline(read(file, overrides), tell=lambda _: None)
-    pipeline.begin()
-    return pipeline.run()
+    return Pipeline(read(file, overrides), tell=lambda _: None).run()
 
 
 def contents(directory):
@@ -200,7 +198,7 @@ def test_a_reward_model_that_gives_nan_stops_its_stage_and_loses_nothing(configu
     settings = [part for override in [*replaced, "stages.ranking.skip=true"] for part in ("--set", override)]
     assert main(["pipeline", str(file), *settings]) == 1
     told = capsys.readouterr().err
-    assert "the stage 'ppo' of" in told
+    assert "the stage 'ppo'" in told
     assert "have no valid reward" in told
     assert f"--resume {second}" in told
     assert "failed" in (second / "report.html").read_text()

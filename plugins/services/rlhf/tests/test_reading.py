@@ -5,7 +5,8 @@ import json
 import pytest
 
 from dovetail.errors import CheckpointError, ConfigError
-from dovetail_rlhf.reading import merged, presets, read, read_again
+from dovetail_rlhf.preset import merged, presets
+from dovetail_rlhf.reading import read, read_again
 from dovetail_trainer.cli.main import main
 
 
@@ -56,7 +57,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(configured, stages):
         ),
         ("ppo", ("data", "path"), "nowhere.jsonl", "there is no file nowhere.jsonl"),
         ("ppo", ("agents",), {}, "has no value head"),
-        ("sft", ("data", "path"), {"input": "mine"}, "the input 'mine' is not given"),
+        ("sft", ("data", "path"), {"input": "mine"}, "`inputs` does not give 'mine'"),
         ("sft", ("run_dir",), "elsewhere", "so no `run_dir`"),
         ("sft", ("make",), "sample", "give either `algorithm"),
     ],
@@ -120,7 +121,7 @@ def test_presets_need_their_inputs_and_no_more(tmp_path, inputs):
     """Each loads with what its head lists, and names what is missing."""
     given = {"model": "some/model", "demonstrations": inputs["demonstrations"], "pairs": inputs["pairs"],
              "held_out_pairs": inputs["pairs"], "prompts": inputs["prompts"], "held_out_prompts": inputs["prompts"],
-             "judge": {"use": "reward-model", "models": ["some/reward-model"]},
+             **{key: {"use": "reward-model", "models": ["some/reward-model"]} for key in ("judge", "examiner")},
              "voice": {"agent": {"model": "some/model"}}}  # fmt: skip
     assert presets() == ["constitutional", "rlaif", "rlhf"]
     for name in presets():
@@ -130,7 +131,7 @@ def test_presets_need_their_inputs_and_no_more(tmp_path, inputs):
         file.write_text(
             json.dumps({"use": name, "inputs": {key: value for key, value in given.items() if key != "model"}})
         )
-        assert any("the input 'model' is not given" in mistake for mistake in refused(file))
+        assert any("`inputs` does not give 'model'" in mistake for mistake in refused(file))
     file.write_text(json.dumps({"use": "rlfh"}))
     assert "no pipeline is called 'rlfh', did you mean 'rlhf'?" in refused(file)[0]
 

@@ -20,7 +20,8 @@ class Evaluate:
     ``reward`` and ``reward/NAME`` are means over valid samples, ``invalid`` is the share of the others, ``length`` the
     mean in tokens. Against the first agent: ``kl``, the mean over answers of Σ log π(t) - log π_first(t) over their
     tokens, in nats, an unbiased estimate of the KL divergence of whole answers (sampled, not greedy); and ``win_rate``, the
-    share of prompts on which the mean total reward is higher, ties as half.
+    share of prompts on which the mean total reward is higher, ties as half. Rewards see the answers of one model at a
+    time: one that compares the answers of a group, such as a pairwise judge, tells no model from another.
 
     Args:
         samples: Answers to each prompt. Usual range 1 to 8.

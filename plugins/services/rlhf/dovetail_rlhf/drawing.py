@@ -57,26 +57,32 @@ class Drawing:
             error.where += (f"{path} (the samples, to score them again)",)
             raise
         self._run.write_invalid(batch + 1, collected.rollouts)
-        totals = [values["out"] for name, values in collected.values.items() if name == "rewards"]
-        return collected.rollouts, totals[0] if totals else None
+        return collected.rollouts, collected.values.get("rewards", {}).get("out")
 
 
 @contextlib.contextmanager
 def opened(
     agent: Agent, rewards: Sequence[Part], settings: TrainSettings, folder: Path, samples: int
 ) -> Iterator[Drawing]:
-    """What draws from ``agent`` and scores by ``rewards``, whose parts are told of the folder, and of the end."""
+    """What draws from ``agent`` and scores by ``rewards``."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    run, manager = Run(folder, "drawing"), PartManager(rewards)
-    compiled = compile(drawing, policy=agent, rewards=rewards, settings=settings, samples=samples, scored=bool(rewards))
-    outcome = "done"
-    try:
-        manager.broadcast("on_run_start", run=run)
+    run = Run(folder, "drawing")
+    configured = drawing(samples=samples, scored=bool(rewards))
+    compiled = compile(configured, policy=agent, rewards=rewards, settings=settings)
+    with contextlib.closing(compiled), informed(rewards, run):
         yield Drawing(compiled, run, settings)
+
+
+@contextlib.contextmanager
+def informed(rewards: Sequence[Part], run: Run) -> Iterator[None]:
+    """Tell rewards of the beginning, of the folder where they may keep things, and of the end, whatever it is."""
+    manager, outcome = PartManager(rewards), "done"
+    manager.broadcast("on_run_start", run=run)
+    try:
+        yield
     except BaseException as error:
         outcome = f"failed: {error}"
         raise
     finally:
         manager.broadcast("on_run_end", run=run, outcome=outcome)
-        compiled.close()

@@ -31,11 +31,11 @@ class Rank:
         import torch
 
         from dovetail.runtime.scoring import Offloader
+        from dovetail_rlhf.drawing import informed
         from dovetail_rlhf.work import Work
         from dovetail_trainer.config.build import build_agent, build_part
         from dovetail_trainer.data import encode_rows, read_rows
         from dovetail_trainer.layouts import layout_of
-        from dovetail_trainer.manager import PartManager
         from dovetail_trainer.run import Run
 
         assert config.policy is not None
@@ -45,15 +45,12 @@ class Rank:
         agent, layout = build_agent(config.policy), layout_of("pairs")
         rewards = [build_part("rewards", part) for part in config.rewards]
         rows, work, run = read_rows(config.data, layout), Work(folder / "work.jsonl"), Run(folder, self.name)
-        manager = PartManager(rewards)
-        manager.broadcast("on_run_start", run=run)
-        with contextlib.closing(Offloader()) as offloader:
+        with contextlib.closing(Offloader()) as offloader, informed(rewards, run):
 
             def entries(_: int, chosen: Sequence[Any]) -> Iterator[dict[str, Any]]:
                 return _scored(encode_rows(chosen, agent, layout), rewards, offloader, config.settings.reward_timeout)
 
             work.fill(list(rows), config.settings.batch_size, entries)
-        manager.broadcast("on_run_end", run=run, outcome="done")
         return _figures(work.entries)
 
 

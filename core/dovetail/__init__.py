@@ -28,7 +28,7 @@ _NAMES = {name: f"dovetail.{home}" for home, names in _HOMES.items() for name in
 _NAMES |= {"Trainer": "dovetail_trainer.trainer", "DataSettings": "dovetail_trainer.settings"}
 _NAMES |= dict.fromkeys(("diff", "draw"), "dovetail_trainer.show")
 _NAMES |= dict.fromkeys(("generate_step", "structure_rollout"), "dovetail_episodes.structured")
-_NAMES |= {"kernel_op": "dovetail_kernels.op"}
+_NAMES |= {"kernel_op": "dovetail_kernels.op", "train_rlhf": "dovetail_rlhf.train"}
 _KINDS = ("rewards", "weights", "environments", "generators", "losses", "loggers", "extensions", "recipes")
 _REGISTRIES = {kind: kind for kind in _KINDS} | {"advantage_estimators": "advantages"}
 

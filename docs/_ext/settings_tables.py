@@ -37,7 +37,7 @@ TOP = {
     "steps": "how many steps the run takes",
     "agents": "further agents by input name, such as `value_model`; a reference that is not given is the policy at the start",
     "environment": "gives tasks, and scores completions",
-    "data": "rows of an offline recipe",
+    "data": "rows of an offline recipe; or, without an environment, of one that samples: `prompt`, other columns are for rewards",
     "rewards": "a list of parts: a name, or `{use: name, weight: 0.1, name: label, process: true, …options}`; "
     "a weight is a number or a part of kind `weights`",
     "loggers": "a list of parts",

@@ -18,6 +18,7 @@ from dovetail.messages import Task, Tasks
 from dovetail.ragged import Ragged
 from dovetail.rollouts import Origin, Rollouts
 from dovetail_trainer.layouts import Example, Layout, demonstration
+from dovetail_trainer.layouts import prompt as prompt_layout
 from dovetail_trainer.settings import DataSettings
 
 
@@ -105,6 +106,13 @@ def read_rows(settings: DataSettings, layout: Layout = demonstration) -> Sequenc
         raise DataError(f"{settings.path} has no rows", hint="a run needs at least one")
     checked(rows[0])
     return rows
+
+
+def read_prompts(settings: DataSettings) -> list[Task]:
+    """The prompts of a data set as tasks, their other columns beside; errors as for :func:`read_rows`."""
+    rows = read_rows(settings, prompt_layout)
+    examples = [(row, prompt_layout(row)[0]) for row in rows]
+    return [Task(_id(row), given.messages, row.get("answer"), given.columns) for row, given in examples]
 
 
 def _dataset(settings: DataSettings) -> Any:

@@ -46,11 +46,19 @@ def labelled(row: Any) -> list[Example]:
     """``prompt``, ``completion`` and ``label``: whether the completion is desirable."""
     row = _mapping(row)
     hint = "give `prompt`, `completion` and a `label` that is true or false"
-    prompt, answer, label = _prompt(row, hint), _answer(row, "completion", hint), _column(row, "label", hint)
+    before, answer, label = _prompt(row, hint), _answer(row, "completion", hint), _column(row, "label", hint)
     if not isinstance(label, bool):
         raise DataError(f"the column 'label' is {type(label).__name__} {label!r:.40}, not true or false", hint=hint)
     _not_empty(completion=answer)
-    return [Example((*prompt, answer), len(prompt), {**_others(row), "label": float(label)})]
+    return [Example((*before, answer), len(before), {**_others(row), "label": float(label)})]
+
+
+def prompt(row: Any) -> list[Example]:
+    """``prompt``, or what the two conversations of a pair have in common; other columns are for rewards."""
+    row = _mapping(row)
+    if "prompt" not in row and "chosen" in row and "rejected" in row:
+        return [Example(pair(row)[0].messages[:-1], columns=_others(row))]
+    return [Example(_prompt(row, "give `prompt`: text, or messages"), columns=_others(row))]
 
 
 def pair(row: Any) -> list[Example]:
@@ -62,10 +70,10 @@ def pair(row: Any) -> list[Example]:
     row = _mapping(row)
     hint = "give `prompt`, `chosen` and `rejected`"
     if "prompt" in row:
-        prompt = _prompt(row, hint)
+        before = _prompt(row, hint)
         answers = [_answer(row, name, hint) for name in ("chosen", "rejected")]
     else:
-        prompt, answers = _apart(*(_conversation(row, name, hint) for name in ("chosen", "rejected")))
+        before, answers = _apart(*(_conversation(row, name, hint) for name in ("chosen", "rejected")))
     chosen, rejected = answers
     _not_empty(chosen=chosen, rejected=rejected)
     if chosen.content == rejected.content:
@@ -73,7 +81,7 @@ def pair(row: Any) -> list[Example]:
     _refuse_swapped(row)
     others = _others(row)
     return [
-        Example((*prompt, answer), len(prompt), {**others, "label": label})
+        Example((*before, answer), len(before), {**others, "label": label})
         for answer, label in ((chosen, 1.0), (rejected, 0.0))
     ]
 

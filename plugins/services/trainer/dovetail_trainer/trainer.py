@@ -35,7 +35,7 @@ from dovetail_trainer import checkpoint, refill
 from dovetail_trainer.agents import check_tokenizers, complete_agents
 from dovetail_trainer.allocator import keep_freed_memory
 from dovetail_trainer.config.build import describe_run
-from dovetail_trainer.data import Batches, encode_rows, read_rows
+from dovetail_trainer.data import Batches, encode_rows, read_prompts, read_rows
 from dovetail_trainer.layouts import layout_of
 from dovetail_trainer.lock import compare_lock, plugin_lock
 from dovetail_trainer.manager import PartManager
@@ -57,7 +57,7 @@ class Trainer:
             was at the start, a value model the policy itself, if it has a value head.
         environment: Gives tasks, and scores completions.
         prompts: Tasks or texts, instead of an environment.
-        data: Rows of an offline recipe: a path, or settings.
+        data: Rows of an offline recipe, or of prompts: a path, or settings.
         rewards: Of the run, for the recipe's slot.
         loggers: Sinks.
         extensions: Callbacks.
@@ -133,8 +133,11 @@ class Trainer:
             return Batches(read_rows(self.data, layout), size, seed, shuffle=self.data.shuffle, name=self.data.path)
         if self.prompts is not None:
             return Batches(self.prompts, size, seed, name="prompts")
+        if self.environment is None and self._kind == PROMPTS and self.data is not None:
+            return Batches(read_prompts(self.data), size, seed, shuffle=self.data.shuffle, name=self.data.path)
         if self.environment is None or self._kind != PROMPTS:
-            raise DataError(f"the recipe {self.recipe.name!r} needs prompts", hint="pass environment=… or prompts=[…]")
+            hint = "pass environment=…, prompts=[…] or data=<a file of prompts>"
+            raise DataError(f"the recipe {self.recipe.name!r} needs prompts", hint=hint)
         tasks = self.environment.call("tasks", {"split": "train"})
         return Batches(tasks, size, seed, name=f"the environment {self.environment.name!r}")
 

@@ -79,12 +79,23 @@ class RunConfig:
     settings: TrainSettings = attrs.field(factory=TrainSettings)
 
 
-def read_mapping(raw: Any, locate: Locate = lambda _: "", folder: FilePath = FilePath()) -> RunConfig:
+def read_mapping(raw: Any, locate: Locate = lambda _: "", folder: FilePath = FilePath(), at: Path = ()) -> RunConfig:
     """Check a configuration; ``locate`` tells the place of a path, such as ``run.yaml:12``, for the ConfigError.
 
-    Files of own code are relative to ``folder``.
+    Files of own code are relative to ``folder``. One that is part of a larger one stands there ``at`` a path.
     """
-    return _Reader(locate, folder).read(raw)
+    return _Reader(locate, folder, at).read(raw)
+
+
+def read_word(
+    word: str, raw: Any, locate: Locate = lambda _: "", folder: FilePath = FilePath(), at: Path = ()
+) -> tuple[Any, list[str]]:
+    """Check what one word says, such as ``policy`` or ``rewards``, in a configuration of another kind.
+
+    The word ``settings`` stands for a mapping of those of TrainSettings. Gives the value, and the mistakes in it.
+    """
+    reader = _Reader(locate, folder, at)
+    return reader.word(word, raw), reader.mistakes
 
 
 def _refused(target: Any, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -103,9 +114,9 @@ def _refused(target: Any, options: Mapping[str, Any]) -> Iterator[tuple[str, str
 class _Reader:
     """Reads plain data and collects what is wrong with it; the reader of a word takes its value and its path."""
 
-    def __init__(self, locate: Locate, folder: FilePath) -> None:
-        self._locate, self._folder = locate, folder
-        self._mistakes: list[str] = []
+    def __init__(self, locate: Locate, folder: FilePath, at: Path) -> None:
+        self._locate, self._folder, self._at = locate, folder, at
+        self.mistakes: list[str] = []
         self._words: dict[str, Callable[[Any, Path], Any]] = {
             "algorithm": partial(self._part, "recipes"),
             "environment": partial(self._part, "environments"),
@@ -119,10 +130,12 @@ class _Reader:
 
     def read(self, raw: Any) -> RunConfig:
         if not self._is_a(raw, (), Mapping):
-            raise ConfigError(self._mistakes)
+            raise ConfigError(self.mistakes)
         settings = [field.name for field in attrs.fields(TrainSettings)]
         for key in raw:
-            if key not in self._words and key not in settings:
+            if key == "stages":
+                self._mistake("`stages` make a pipeline, which `dovetail pipeline FILE` runs", (), key)
+            elif key not in self._words and key not in settings:
                 self._mistake(f"unknown option {key!r}, {did_you_mean(str(key), [*self._words, *settings])}", (), key)
         fields: dict[str, Any] = {}
         for key, read in self._words.items():
@@ -135,15 +148,18 @@ class _Reader:
             self._mistake(f"steps must be at least 1, got {steps}", ("steps",))
         chosen = {key: raw[key] for key in settings if key in raw}
         fields["settings"] = self._typed(TrainSettings, chosen, ())
-        if self._mistakes:
-            raise ConfigError(self._mistakes)
+        if self.mistakes:
+            raise ConfigError(self.mistakes)
         return RunConfig(**fields)
+
+    def word(self, word: str, raw: Any) -> Any:
+        return self._typed(TrainSettings, raw, ()) if word == "settings" else self._words[word](raw, (word,))
 
     def _mistake(self, text: str, path: Path, *key: str) -> None:
         """Note what is wrong at a path; a ``key`` that is the mistake itself gives the line and is not shown."""
-        line = self._locate((*path, *key))
-        place = " ".join(filter(None, [show(path), line and f"({line})"]))
-        self._mistakes.append(f"{text}  at {place}" if place else text)
+        line = self._locate((*self._at, *path, *key))
+        place = " ".join(filter(None, [show((*self._at, *path)), line and f"({line})"]))
+        self.mistakes.append(f"{text}  at {place}" if place else text)
 
     def _is_a(self, raw: Any, path: Path, *kinds: type) -> bool:
         if not isinstance(raw, kinds):

@@ -1,0 +1,1 @@
+"""Pipelines of stages: from demonstrations over preferences to a policy, resumable, with one report."""

@@ -36,7 +36,7 @@ def quota(share: float, counted: Tensor) -> int:
 @dt.op
 async def spared(
     advantages: Ragged, logprobs: Ragged, rewards: Scores, completions: Rollouts, share: float, low: float, high: float
-) -> {"out": Ragged, "metrics": dict}:  # type: ignore[valid-type]  # noqa: UP037
+) -> {"kept": Ragged, "metrics": dict}:  # type: ignore[valid-type]  # noqa: UP037
     """The advantages, with 0 for tokens drawn at random from those whose covariance lies between ``low`` and ``high``.
 
     Tokens of rows without a valid reward count nowhere. The draw follows from the sampled tokens, so that a run that is
@@ -52,7 +52,7 @@ async def spared(
     order = torch.randperm(len(inside), generator=torch.Generator().manual_seed(seed))
     drawn = inside[order[: quota(share, counted)]]
     values = advantages.values.index_fill(0, drawn, 0.0)
-    return {"out": advantages.with_values(values), "metrics": summary(found, counted, len(drawn))}
+    return {"kept": advantages.with_values(values), "metrics": summary(found, counted, len(drawn))}
 
 
 @dt.op

@@ -87,7 +87,7 @@ def test_tokens_between_the_bounds_are_spared(rows, share, low):
     credit, logprobs, scores = batch(rows)
     rollouts = tiny_rollouts(lengths=[len(row) for row, _ in rows], group_size=1)
     run = spared(credit, logprobs, scores, rollouts, share=share, low=low, high=low + 1)
-    found = asyncio.run(run)["out"]
+    found = asyncio.run(run)["kept"]
     expected = plain_covariances(rows)
     inside = [c is not None and low < c < low + 1 for c in expected]
     changed = [a != b for a, b in zip(found.values.tolist(), credit.values.tolist(), strict=True)]
@@ -108,7 +108,7 @@ def test_the_draw_follows_from_the_tokens():
 
     def drawn(of):
         run = spared(given["advantages"], given["logprobs"], scores, of, share=0.1, low=0.0, high=9.0)
-        return (asyncio.run(run)["out"].values == 0).tolist()
+        return (asyncio.run(run)["kept"].values == 0).tolist()
 
     assert drawn(rollouts) == drawn(rollouts) != drawn(others)
     assert torch.equal(torch.random.get_rng_state(), state)

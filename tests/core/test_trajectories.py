@@ -1,4 +1,4 @@
-"""Thirty optimizer steps go the same way, however the work is cut, shared, or compiled.
+"""Fifty optimizer steps go the same way, however the work is cut, shared, or compiled.
 
 An error of one part in a million in a gradient shows in no single step, and in a long run as another model. So whole
 trajectories are compared: the loss and the gradient norm of each step within a tolerance, and their differences without
@@ -14,14 +14,18 @@ from parts_of_tests import lowercase, tiny_policy
 
 import dovetail as dt
 from dovetail_trainer.data import encode_rows
+from dovetail_trainer.layouts import layout_of
 
 pytestmark = pytest.mark.slow
 
-STEPS = 30
+STEPS = 50
 PROMPTS = ["1+1=", "a longer prompt", "zz"]
 ROWS = [{"prompt": f"{i}+{i}=", "completion": str(2 * i) * (i + 1)} for i in range(6)]
+PAIRS = [{"prompt": f"{i}+{i}=", "chosen": "a" * (i + 1), "rejected": str(2 * i)} for i in range(6)]
+DATA = {"sft": ("demonstrations", ROWS), "dpo": ("pairs", PAIRS)}
+OPTIONS = {"sft": {}, "dpo": {"beta": 0.5}, "grpo": {"group_size": 4, "beta": 0.05}, "ppo": {"samples": 4, "epochs": 2}}
 WHOLE, EIGHTH = 1 << 20, 24
-# RMS norms and rotations are float32 also in a float64 model, and 30 steps carry their rounding on. Steps are small,
+# RMS norms and rotations are float32 also in a float64 model, and 50 steps carry their rounding on. Steps are small,
 # because in large ones it grows until another token is drawn, after which nothing can be compared.
 STEP_TOLERANCE, DRIFT_TOLERANCE = 1e-4, 1e-5
 #: what may not change a number
@@ -34,26 +38,26 @@ WAYS = {
 
 def trajectory(name, *, budget=WHOLE, share=True, mode="auto"):
     """Loss and gradient norms of every step; sampled with seeds of their own, so that equal weights draw equal tokens."""
-    learning = dt.OptimizerSettings(use="torch.optim.SGD", lr=0.02, options={"momentum": 0.9})
+    learning = dt.OptimizerSettings(use="torch.optim.SGD", lr=0.012, options={"momentum": 0.9})
     shape = {"dtype": "float64", "optimizer": learning, "share_prompts": share}
-    policy, agents, options = tiny_policy(**shape), {}, {}
-    if name != "sft":
-        options, agents = {"rewards": [lowercase]}, {"ref_policy": tiny_policy(**shape).frozen()}
+    policy = tiny_policy(**shape)
+    agents = {} if name == "sft" else {"ref_policy": tiny_policy(**shape).frozen()}
     if name == "ppo":
         agents["value_model"] = tiny_policy(**shape, head="value", seed=4)
-    chosen = {"sft": {}, "grpo": {"group_size": 4, "beta": 0.05}, "ppo": {"samples": 4, "epochs": 2}}[name]
+    rewards = [] if name in DATA else [lowercase]
     settings = dt.TrainSettings(micro_batch_tokens=budget, sampling=dt.Sampling(max_tokens=8))
     compiled = dt.compile(
-        dt.recipes[name](**chosen), policy=policy, settings=settings, mode=mode, **agents, **options
+        dt.recipes[name](**OPTIONS[name]), policy=policy, settings=settings, mode=mode, rewards=rewards, **agents
     )  # fmt: skip
-    given = {"demonstrations": encode_rows(ROWS, policy)} if name == "sft" else {"prompts": PROMPTS}
+    reads, rows = DATA.get(name, ("prompts", PROMPTS))
+    given = {reads: encode_rows(rows, policy, layout_of(reads)) if name in DATA else rows}
     steps = [compiled.run(**given) for _ in range(STEPS // (2 if name == "ppo" else 1))]
     assert policy.version == STEPS
     watched = [key for key in steps[0] if key == "loss" or key.endswith("grad_norm")]
     return {key: [metrics[key] for metrics in steps] for key in watched}
 
 
-@pytest.fixture(scope="module", params=["grpo", "ppo", "sft"])
+@pytest.fixture(scope="module", params=list(OPTIONS))
 def straight(request):
     """A recipe, and its trajectory in one micro-batch."""
     return request.param, trajectory(request.param)

@@ -43,7 +43,7 @@ def estimator_case(options: dict[str, Any], source: str) -> None:
         rollouts, given = batch(seed, dtype)
         draw = torch.Generator().manual_seed(seed)
         rewards, finals = (torch.randn(len(rollouts), generator=draw, dtype=dtype) for _ in range(2))
-        truncated = rollouts.truncated & options.get("bootstrap", True)
+        truncated = rollouts.truncated & options.get("bootstrap", False)
         part = dt.advantage_estimators["gae"](**options).instance
         named = {
             "rewards": rewards, "final_values": finals, "truncated": rollouts.truncated, "values": given["values"],
@@ -67,10 +67,10 @@ def estimator_case(options: dict[str, Any], source: str) -> None:
 
 for options, source in [
     ({}, GAE),
-    ({"gamma": 0.99, "lam": 0.9, "bootstrap": False}, GAE),
+    ({"gamma": 0.99, "lam": 0.9, "bootstrap": True}, GAE),
     ({"whiten": True}, GAE),
-    ({"kl_coef": 0.05, "bootstrap": False}, PRICED),
-    ({"value_lam": 1.0, "length_alpha": 0.2, "bootstrap": False}, VAPO),
+    ({"kl_coef": 0.05}, PRICED),
+    ({"value_lam": 1.0, "length_alpha": 0.2}, VAPO),
 ]:
     estimator_case(options, source)
 

@@ -32,12 +32,12 @@ def ours(name: str, options: dict[str, Any], rollouts: Any, given: dict[str, dt.
     return value, {"logprobs": gradients["logprobs"].values}
 
 
-def trl_case(name: str, options: dict[str, Any], trl: dict[str, Any]) -> None:
-    """A loss of ours and the GRPOConfig that means the same in TRL."""
+def trl_case(name: str, options: dict[str, Any], trl: dict[str, Any], trainer: str = "GRPO") -> None:
+    """A loss of ours and the configuration that means the same in TRL."""
 
     def run(seed: int, dtype: torch.dtype) -> tuple[Side, Side]:
         rollouts, given = batch(seed, dtype)
-        return ours(name, options, rollouts, given), trl_side.grpo_loss(rollouts, given, trl)
+        return ours(name, options, rollouts, given), trl_side.policy_loss(rollouts, given, trl, trainer)
 
     case(shown(name, options), "trl")(run)
 
@@ -73,6 +73,8 @@ for name, options, trl in [
     ("sapo", {"reduction": "sequence_mean"}, {"loss_type": "sapo"}),
 ]:
     trl_case(name, options, trl)
+trl_case("gmpo", {}, {}, trainer="GMPO")
+trl_case("gmpo", {"clip": 0.1, "beta": 0.1}, {"epsilon": 0.1, "beta": 0.1}, trainer="GMPO")
 
 
 def paper_case(name: str, options: dict[str, Any], source: str, loss: Callable[..., Tensor]) -> None:

@@ -105,3 +105,16 @@ def orpo(seed: int, dtype: torch.dtype) -> tuple[Side, Side]:
     terms.mean().backward()
     theirs = terms.mean().detach(), {"logprobs": live.values.grad}
     return ours(dt.losses.orpo(coef=0.2), rollouts, given, "logprobs"), theirs  # type: ignore[return-value]
+
+
+@case("dpo(loss_type=cdpo, beta=0.3, label_smoothing=0.2)", "Mitchell 2023, A note on DPO with noisy preferences")
+def conservative(seed: int, dtype: torch.dtype) -> tuple[Side, Side]:
+    rollouts, given = batch(seed, dtype)
+    live = given["logprobs"].with_values(given["logprobs"].values.clone().double().requires_grad_())
+    gained = live.sum() - given["ref_logprobs"].sum().double()
+    logits = 0.3 * (gained[given["labels"] == 1] - gained[given["labels"] == 0])
+    loss = (-0.8 * logsigmoid(logits) - 0.2 * logsigmoid(-logits)).mean()
+    loss.backward()
+    part = dt.losses.dpo(loss_type="cdpo", beta=0.3, label_smoothing=0.2)
+    theirs = loss.detach(), {"logprobs": live.values.grad}
+    return ours(part, rollouts, given, "logprobs"), theirs  # type: ignore[return-value]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib
 import logging
 import shutil
 import tempfile
 import warnings
 from typing import Any
+
+import torch
 
 from dovetail import Ragged, Rollouts
 
@@ -55,15 +58,14 @@ def trainer(cls: Any, config: type, options: dict[str, Any]) -> Any:
 
 
 @functools.cache
-def _grpo(options: tuple[tuple[str, Any], ...]) -> Any:
-    from trl import GRPOConfig, GRPOTrainer
+def _online(name: str, options: tuple[tuple[str, Any], ...]) -> Any:
+    home = importlib.import_module("trl.experimental.gmpo" if name == "GMPO" else "trl")
+    return trainer(getattr(home, f"{name}Trainer"), getattr(home, f"{name}Config"), dict(options))
 
-    return trainer(GRPOTrainer, GRPOConfig, dict(options))
 
-
-def grpo_loss(rollouts: Rollouts, given: dict[str, Ragged], options: dict[str, Any]) -> Any:
-    """Value and gradient of ``GRPOTrainer.compute_loss``; ``advantages`` must be one number for a sequence."""
-    side = _grpo(tuple(options.items()))
+def policy_loss(rollouts: Rollouts, given: dict[str, Ragged], options: dict[str, Any], name: str = "GRPO") -> Any:
+    """Value and gradient of the trainer's ``compute_loss``; ``advantages`` must be one number for a sequence."""
+    side = _online(name, tuple(options.items()))
     live = given["logprobs"].with_values(given["logprobs"].values.clone().requires_grad_())
     padded = {name: value.to_padded() for name, value in given.items()}
     mask = rollouts.sampled.to_padded() != 0
@@ -77,3 +79,17 @@ def grpo_loss(rollouts: Rollouts, given: dict[str, Ragged], options: dict[str, A
     })  # fmt: skip
     loss.backward()
     return loss.detach(), {"logprobs": live.values.grad}
+
+
+def advantages(name: str, options: dict[str, Any], rewards: Any) -> Any:
+    """``[B]`` advantages that the trainer ``name`` takes of ``[B, K]`` rewards, groups of GROUP side by side, K functions."""
+    side = _online(name, tuple(options.items()))
+    rows, parts = rewards.shape
+    side.reward_funcs, side.reward_func_names = [None] * parts, [str(part) for part in range(parts)]
+    side.reward_processing_classes, side.reward_weights = [None] * parts, torch.ones(parts, dtype=rewards.dtype)
+    side._calculate_rewards = lambda *given: rewards.clone()
+    prompts, answers, texts = [[3]] * rows, [[3, 4, 1]] * rows, [""] * rows
+    generated = {"GRPO": (prompts, answers, None, texts, None, {}, None, []), "RLOO": (prompts, answers, texts)}[name]
+    side._generate = lambda *given: generated
+    side.model.train()
+    return side._generate_and_score_completions([{"prompt": "w3"}] * rows)["advantages"]

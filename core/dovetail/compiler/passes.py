@@ -42,8 +42,8 @@ def _fill_slot(graph: Graph, slot: Node, context: Context) -> Graph:
     for label in labels:
         if labels.count(label) > 1:
             raise RecipeError(f"two rewards are called {label!r} in this run", hint="give one of them another name=")
-    inputs = {"rollouts": slot.inputs["completions"]}
-    nodes = [Node(f"reward_{part.label}", part_op(part), inputs, source=slot.source) for part in parts]
+    inputs, stem = {"rollouts": slot.inputs["completions"]}, slot.name.removesuffix("s")
+    nodes = [Node(f"{stem}_{part.label}", part_op(part), inputs, source=slot.source) for part in parts]
     ports = {f"reward_{index}": Ref(node.name, "out") for index, node in enumerate(nodes)}
     options = {"weights": tuple(part.weight for part in parts), "labels": tuple(labels)}
     total = Node(slot.name, total_op(len(parts)), ports, options, slot.source)

@@ -10,7 +10,7 @@ import attrs
 from dovetail.errors import RecipeError
 from dovetail.graph.graph import Graph
 from dovetail.graph.node import Node, Ref
-from dovetail.graph.ops import FROZEN, GENERATE_COUNTS
+from dovetail.graph.ops import FROZEN, GENERATE_COUNTS, SAMPLERS
 from dovetail.graph.types import AGENT, LOSS, ROLLOUTS
 from dovetail.parts import Part
 from dovetail.sampling import Sampling
@@ -52,6 +52,11 @@ class Plan:
     learn: tuple[Node, ...]
     carried: tuple[Ref, ...]  # outputs of collect that learn reads
     rollouts: Ref  # whose rows are cut into minibatches
+
+    def is_beside(self, node: Node) -> bool:
+        """Whether it looks at samples that are not learnt from, such as those of a baseline."""
+        others = self.graph.ancestors([node.name]) - self.graph.ancestors([self.rollouts.node])
+        return any(self.graph[name].op in SAMPLERS for name in others)
 
 
 def partition(graph: Graph, context: Context) -> Plan:

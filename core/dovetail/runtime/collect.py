@@ -50,8 +50,7 @@ class Collected(Execution):
         super().run()
         values = {name: self.outputs(name) for name in self.values}
         rollouts, *_ = [self.read(ref) for ref in (self.plan.rollouts, *self.plan.carried)]
-        rewards = {label: scores for label, scores in self._rewards.items() if len(scores) == len(rollouts)}
-        self.rollouts = rollouts.with_rewards(**rewards)
+        self.rollouts = rollouts.with_rewards(**self._rewards)
         self.valid = torch.ones(len(rollouts), dtype=torch.bool)
         for name in self.plan.graph.ancestors(loss.ref.node for loss in self.plan.graph.losses) & values.keys():
             scores = values[name].get("out")
@@ -66,9 +65,10 @@ class Collected(Execution):
             metrics[f"reward/{label}"], metrics[f"reward_std/{label}"] = _mean_and_spread(scores)
             metrics[f"invalid/{label}"] = 1 - _mean(scores.valid, empty=1)
         for node in self.nodes:
-            outputs, label = self.values[node.name], node.op.part.name if node.op.part else node.op.name
+            outputs, label = self.values[node.name], node.op.part.name if node.op.part else node.name
             if node.op.name == "total":
-                metrics["reward"], metrics["reward_std"] = _mean_and_spread(outputs["out"])
+                name = node.name if self.plan.is_beside(node) else "reward"
+                metrics[name], metrics[f"{name}_std"] = _mean_and_spread(outputs["out"])
                 metrics.update({f"weight/{name}": float(weight) for name, weight in outputs["weights"].items()})
             metrics.update({f"{label}/{name}": float(number) for name, number in outputs.get("metrics", {}).items()})
         metrics["invalid"] = 1 - _mean(self.valid, empty=1)
@@ -95,7 +95,9 @@ class Collected(Execution):
         if name in self._running:
             node, inputs, work = self._running.pop(name)
             if node.op.part:
-                scores = self._rewards[node.op.part.label] = work.result()
+                scores = work.result()
+                if not self.plan.is_beside(node):
+                    self._rewards[node.op.part.label] = scores
                 counted, weight = weigh(scores, node.options.get("weight", 1.0), self.plan.context.step)
                 self.values[name] = {"out": counted.combine(weight, operator.mul)}
             elif not wait([work], self._settings.reward_timeout).done:
@@ -109,6 +111,8 @@ class Collected(Execution):
     def operate(self, node: Node, inputs: dict[str, Any]) -> Outputs:
         part, timeout = node.op.part, self._settings.reward_timeout
         if part and node.op.offload:
+            for other in [name for name, (running, *_) in self._running.items() if running.op.part is part]:
+                self.outputs(other)  # a reward is asked for one batch at a time
             self._running[node.name] = node, inputs, PendingScores(part, inputs["rollouts"], self._offloader, timeout)
         elif node.op.offload:
             self._running[node.name] = node, inputs, self._offloader.submit(start_function(node, inputs))

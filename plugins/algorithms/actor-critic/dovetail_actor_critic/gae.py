@@ -35,8 +35,9 @@ class GAE:
         value_lam: The λ of the returns, which the value model learns; null takes that of the advantages. VAPO: 1.
         length_alpha: Let λ grow with the completion, in the place of ``lam``; below ``1 / length_alpha`` tokens it is
             0. null is off. VAPO: 0.05.
-        bootstrap: Continue a completion that was cut. Right where a reward is earned along the way. Where the reward
-            judges the completion as it stands, as those of language models mostly do, a policy soon learns to be cut.
+        bootstrap: Continue a completion that was cut. Right where a reward is earned along the way, and the cut is no part
+            of the task (Pardo et al. 2018, arXiv 1712.00378). Where the reward judges the completion as it stands, as
+            those of language models mostly do, a policy soon learns to be cut.
         kl_coef: Price of a nat between policy and reference; 0 needs no reference. Usual range 0 to 0.1.
         kl_estimator: On ``d = ref - logprobs``: ``k1`` is ``-d``, ``k3`` is ``exp(d) - d - 1``.
         whiten: Give the advantages mean 0 and sample variance 1 over the batch, after the returns are taken.
@@ -46,7 +47,7 @@ class GAE:
     lam: float = attrs.field(default=0.95, validator=_share)
     value_lam: float | None = attrs.field(default=None, validator=optional(_share))
     length_alpha: float | None = attrs.field(default=None, validator=optional(gt(0)))
-    bootstrap: bool = True
+    bootstrap: bool = False
     kl_coef: float = attrs.field(default=0.0, validator=ge(0))
     kl_estimator: Literal["k1", "k3"] = attrs.field(default="k1", validator=in_(["k1", "k3"]))
     whiten: bool = False

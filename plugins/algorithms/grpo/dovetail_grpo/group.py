@@ -26,7 +26,7 @@ class GroupAdvantages:
 
     Args:
         scale: What the difference is divided by: the spread of the ``group``, of the ``batch`` of differences, or
-            ``none``.
+            ``none``. TRL's ``batch`` is the spread of the rewards themselves, which also holds how prompts differ.
         baseline: What is subtracted: the group's ``mean``, the mean of the others (``leave_one_out``), or ``none``.
         spread: Of which samples ``scale="group"`` takes the spread: the ``group``, or the others (``leave_one_out``), as
             NeMo-RL does; where the others have none, the difference stays as it is.

@@ -93,11 +93,11 @@ class PolicyLoss:
 
     def policy_terms(self, logprobs: Ragged, old_logprobs: Ragged, advantages: Ragged) -> PolicyTerms:
         """The loss's own formula."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not implement policy_terms()")
 
     def policy_formula(self) -> str:
         """Its formula with these options, in symbols: lp and old are log-probs, A the advantage."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not implement policy_formula()")
 
     def formula(self) -> str:
         """The whole loss with these options."""

@@ -16,7 +16,7 @@ from dovetail.errors import OptionError, PartNotFound
 from dovetail.testing import part_checks, tiny_rollouts
 from dovetail_grpo.clipped import ClippedLoss
 from dovetail_grpo.group import GroupAdvantages
-from dovetail_grpo.policy import REDUCTIONS
+from dovetail_grpo.policy import REDUCTIONS, PolicyLoss
 from dovetail_grpo.terms import bounded, kl_terms, sampler_ratios
 from dovetail_testing.loss_checks import inputs
 
@@ -411,3 +411,16 @@ def test_dppo_masks_by_probability():
 def test_a_part_tells_its_formula_with_its_options(part, told):
     """In words and symbols."""
     assert told in part.formula()
+
+
+def test_a_loss_without_its_own_formula_says_which_method_it_lacks():
+    """The subclass is named, not the base."""
+
+    @attrs.frozen
+    class Unfinished(PolicyLoss):
+        pass
+
+    with pytest.raises(NotImplementedError, match=r"Unfinished does not implement policy_terms\(\)"):
+        Unfinished().policy_terms(None, None, None)
+    with pytest.raises(NotImplementedError, match=r"Unfinished does not implement policy_formula\(\)"):
+        Unfinished().formula()

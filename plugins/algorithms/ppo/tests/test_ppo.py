@@ -11,7 +11,7 @@ from dovetail.testing import part_checks
 
 RENAMED = {"gae": {}, "clipped": {}, "value": {"clip": "value_clip"}}
 #: what PPO of language models does otherwise than the bare part; the README says why
-OWN_DEFAULTS = {"whiten": True, "kl_coef": 0.05, "bootstrap": False}
+OWN_DEFAULTS = {"whiten": True, "kl_coef": 0.05}
 #: a penalty in the loss beside the one in the reward would count twice; the others belong to reductions left out
 LEFT_OUT = {"beta", "kl_estimator", "kl_bias_correction", "kl_clamp", "delta", "norm"}
 

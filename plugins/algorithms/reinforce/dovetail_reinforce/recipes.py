@@ -59,6 +59,26 @@ def rloo(graph: Any, *, kl_coef: float = 0.0) -> None:
     graph.set("loss", use="reinforce")
 
 
+@dt.op
+def for_each_sample(scores: dt.Scores, completions: dt.Rollouts) -> dt.Scores:
+    """The scores of prompts ``[P]``, for each of their completions ``[B]``; an invalid one makes all of those invalid."""
+    return scores.select(completions.groups)
+
+
+@dt.algorithm(using=reinforce(baseline="none", reduction="sequence_sum_mean"))
+def remax(graph: Any, *, kl_coef: float = 0.0) -> None:
+    """ReMax (Li et al. 2023, arXiv 2310.10505): the baseline is the reward of the greedy completion of the same prompt.
+
+    Args:
+        kl_coef: Weight of the KL penalty in the reward; 0 loads no reference model. ``beta`` puts it into the loss.
+    """
+    greedy = dt.generate(graph.policy, graph.prompts, temperature=0.0, name="greedy")
+    baselines = for_each_sample(dt.run_rewards(greedy, name="greedy_rewards"), graph.completions, name="baselines")
+    graph.set("advantages", kl_coef=kl_coef)
+    graph.wire("advantages", rewards=graph.rewards - baselines, rollouts=graph.completions)
+    graph.wire("loss", rollouts=graph.completions)
+
+
 @dt.algorithm(using=dt.recipes.grpo)
 def opo(graph: Any) -> None:
     """On-policy RL with the optimal reward baseline (Hao et al. 2025, arXiv 2505.23585): no ratio, no penalty."""

@@ -13,7 +13,7 @@ from dovetail.graph.complete import complete
 from dovetail.testing import part_checks, tiny_rollouts
 from dovetail_testing.loss_checks import inputs, loss_and_gradients
 
-RECIPES = ("reinforce", "reinforce-plus-plus", "reinforce-plus-plus-baseline", "rloo", "opo")
+RECIPES = ("reinforce", "reinforce-plus-plus", "reinforce-plus-plus-baseline", "rloo", "remax", "opo")
 RETURNS = [{}, {"gamma": 0.9, "kl_coef": 0.1}, {"baseline": "group", "whiten": False}, {"baseline": "batch"}]
 LOSSES = [{}, {"beta": 0.1, "kl_bias_correction": True}, {"correction": "truncate"}]
 CHECKS = [
@@ -98,6 +98,17 @@ def test_reinforce_plus_plus_baseline_is_a_difference_of_reinforce_plus_plus():
     """A group's mean, and the penalty's estimator."""
     assert "~ completions.samples: 1 -> 8" in diff("reinforce-plus-plus", "reinforce-plus-plus-baseline")
     assert "~ advantages.baseline: 'none' -> 'group'" in diff("reinforce-plus-plus", "reinforce-plus-plus-baseline")
+
+
+def test_remax_is_a_difference_of_reinforce():
+    """A greedy completion of each prompt, its rewards, and their subtraction; no reference without a price."""
+    told = str(diff("reinforce", "remax"))
+    assert "+ greedy: generate(" in told
+    assert "+ greedy_rewards: run_rewards(completions=greedy)" in told
+    assert "- advantages.rewards" in told or "~ advantages.rewards" in told
+    graph = recipes["remax"]().trace()
+    assert (graph["greedy"].options["samples"], graph["greedy"].options["temperature"]) == (1, 0.0)
+    assert "ref_policy" not in complete(graph).ancestors(["advantages"])
 
 
 @pytest.mark.parametrize(

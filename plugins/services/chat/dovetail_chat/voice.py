@@ -84,7 +84,7 @@ class Voice:
                 known.
             seeds: One for each; an endpoint may not keep to them. Without them every one is 0.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not implement ask()")
 
     async def answer(self, conversation: Sequence[Message], seed: int = 0) -> str:
         """Answer one conversation; Failed tells why there is no answer."""

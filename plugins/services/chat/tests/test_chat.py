@@ -12,6 +12,7 @@ import pytest
 import dovetail as dt
 from dovetail import Message, ToolCall
 from dovetail_chat import Failed, VoiceSettings, voice_of
+from dovetail_chat.voice import Voice
 
 TALK = [Message("system", "Be brief."), Message("user", "Hello"), Message("assistant", "Hi"), Message("user", "Who?")]
 
@@ -123,3 +124,13 @@ def test_words_that_do_not_fit_are_refused(words, message):
     """Before anybody is asked."""
     with pytest.raises(ValueError, match=message):
         voice_of(words)
+
+
+def test_a_voice_that_cannot_be_asked_is_named():
+    """A subclass without ask()."""
+
+    class Mute(Voice):
+        pass
+
+    with pytest.raises(NotImplementedError, match=r"Mute does not implement ask\(\)"):
+        asyncio.run(Mute(VoiceSettings(url="http://x", model="m")).answer(TALK))

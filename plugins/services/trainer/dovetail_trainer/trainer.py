@@ -205,7 +205,7 @@ class Trainer:
         return every > 0 and self.run.step % every == 0
 
     def _write_rollouts(self, collected: Collected) -> None:
-        nodes = reversed(self.compiled.plan.collect)
+        nodes = [node for node in reversed(self.compiled.plan.collect) if not self.compiled.plan.is_beside(node)]
         first = {node.op.name: collected.values[node.name].get("out") for node in nodes}
         self.run.write_rollouts(self.run.step, collected.rollouts, first.get("total"), first.get("advantages"))
         self._log("log_rollouts", step=self.run.step, rollouts=collected.rollouts)

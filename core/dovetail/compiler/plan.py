@@ -56,7 +56,7 @@ class Plan:
     def is_beside(self, node: Node) -> bool:
         """Whether it looks at samples that are not learnt from, such as those of a baseline."""
         others = self.graph.ancestors([node.name]) - self.graph.ancestors([self.rollouts.node])
-        return any(self.graph[name].op in SAMPLERS for name in others)
+        return any(self.graph[name].op.name in SAMPLERS for name in others)
 
 
 def partition(graph: Graph, context: Context) -> Plan:

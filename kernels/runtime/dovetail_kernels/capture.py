@@ -41,7 +41,7 @@ def capture(graph: Graph, context: Context) -> Graph:
 
 def _of_node(node: Node) -> str | None:
     part = node.op.part
-    if node.op in SAMPLERS:
+    if node.op.name in SAMPLERS:
         return f"{node.name} is left to its generator, whose rows end when they will"
     if part is None:
         return None

@@ -1,6 +1,6 @@
 """A real OpenEnv server with two environments of our own: guessing a number, and the same with tools.
 
-python openenv_server.py PORT guess|tools PLACES
+python openenv_server.py PORT
 """
 
 from __future__ import annotations
@@ -9,7 +9,12 @@ import random
 import sys
 import time
 
+# ruff: noqa: E402
+# Its page for browsers needs much that takes long to import; without it the server is the same.
+sys.modules["openenv.core.env_server.web_interface"] = None
+
 import uvicorn
+from fastapi import FastAPI
 from openenv.core.env_server import Action, Environment, Observation, State, create_fastapi_app
 from openenv.core.env_server.mcp_types import (
     CallToolAction,
@@ -70,6 +75,9 @@ class GuessingByTools(Guessing):
 
 
 if __name__ == "__main__":
-    kinds = {"guess": (Guessing, Guess, Hint), "tools": (GuessingByTools, CallToolAction, CallToolObservation)}
-    app = create_fastapi_app(*kinds[sys.argv[2]], max_concurrent_envs=int(sys.argv[3]))
-    uvicorn.run(app, port=int(sys.argv[1]), log_level="warning")
+    app = FastAPI()
+    app.mount("/guess", create_fastapi_app(Guessing, Guess, Hint, max_concurrent_envs=64))
+    app.mount("/full", create_fastapi_app(Guessing, Guess, Hint, max_concurrent_envs=3))
+    tools = create_fastapi_app(GuessingByTools, CallToolAction, CallToolObservation, max_concurrent_envs=64)
+    app.mount("/tools", tools)
+    uvicorn.run(app, port=int(sys.argv[1]), log_level="critical")

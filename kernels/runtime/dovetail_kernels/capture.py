@@ -61,7 +61,7 @@ def _tried(part: Part, hook: str, real: Ragged) -> None:
     """Call an estimator, or a loss and its backward, on fakes of real rows."""
     rows = Ragged.cat([real])
     per_row = torch.empty_like(rows.lengths, dtype=torch.float32)
-    of_sequences = {
+    of_sequences: dict[str, Tensor | Ragged] = {
         "groups": rows.lengths,
         "truncated": rows.lengths > 1,
         "final_values": per_row,

@@ -72,7 +72,7 @@ class ReplayedAgent:
             self._passes[key] = _Pass(self._agent, given, self._grads, (self._make_graph(), self._make_graph()))
         ticket = _Ticket()
         self._pending = weakref.ref(ticket)
-        replayed: Tensor = _Replay.apply(self._passes[key], ticket, given, self._tie)
+        replayed: Tensor = _Replay.apply(self._passes[key], ticket, given, self._tie)  # type: ignore[no-untyped-call]
         return replayed[: tokens.shape[0], : tokens.shape[1]]
 
 
@@ -110,7 +110,7 @@ class _Pass:
             live = self._ahead.capture(self._pass)
             self._upstream = torch.zeros_like(live)
             self._back.capture(lambda: torch._foreach_add_(into, self._gradients(live, self._upstream, self._read)))
-        self._hidden = live.detach()
+        self._hidden: Tensor = live.detach()
 
     def _pass(self) -> Tensor:
         hidden: Tensor = self._agent.hidden(*self._given)
@@ -159,7 +159,7 @@ def _warmed_up(work: Callable[[], Any]) -> Any:
     """Do the work before it is captured, on a stream beside, as torch asks for."""
     if not torch.cuda.is_available():
         return work()
-    aside = torch.cuda.Stream()
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         results = [work() for _ in range(_WARM_UP)]

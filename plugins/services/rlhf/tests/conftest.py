@@ -27,7 +27,7 @@ def inputs(tmp_path):
 def stages(inputs):
     """sft, a reward model, its test, ppo and an evaluation, as a configuration says them."""
     judged = [{"use": "reward-model", "models": [{"stage": "reward-model"}]}]
-    short = {"batch_size": 4, "checkpoint_every": 2, "sampling": {"max_tokens": 4}}
+    short = {"batch_size": 4, "sampling": {"max_tokens": 4}}
     after_sft = {"model": {"stage": "sft"}, "optimizer": FAST}
     return {
         "sft": {"algorithm": "sft", "policy": {"tiny": TINY, "optimizer": FAST}, "steps": 4,

@@ -122,7 +122,8 @@ def lines(path: Path) -> int:
 @pytest.mark.slow
 def test_killed_inside_and_between_stages_it_ends_as_if_it_had_not_been(configured, stages):
     """Killed in sft, after the reward model, in ppo and in the evaluation: weights, metrics and samples are the same."""
-    stages["sft"]["steps"] = stages["ppo"]["steps"] = 12
+    for name in ("sft", "ppo"):
+        stages[name].update(steps=12, checkpoint_every=2)
     stages["evaluation"]["batch_size"] = 1
     whole_file, whole = configured("whole")
     process = start(str(whole_file))
@@ -144,11 +145,25 @@ def test_killed_inside_and_between_stages_it_ends_as_if_it_had_not_been(configur
     assert sum(name.endswith("model.safetensors") for name in expected) == 3
 
 
-def test_a_stage_goes_on_where_it_was(configured, stages, monkeypatch):
+@pytest.fixture
+def letters(tmp_path):
+    """A reward of the user's own: it counts the letter a, and cannot judge what holds a d."""
+    (tmp_path / "mine.py").write_text(
+        "from dovetail import Invalid\n"
+        "def letters(texts):\n"
+        "    return [Invalid('it holds a d') if 'd' in text else float(text.count('a')) for text in texts]\n"
+    )
+    return [{"use": "mine.py:letters"}]
+
+
+def test_a_stage_goes_on_where_it_was(configured, stages, letters, monkeypatch):
     """Finished stages are not run again, finished lines are kept, and the rest is as if nothing had happened."""
-    stages["evaluation"]["batch_size"] = 1
-    expected = run(configured("whole")[0])
-    file, cut = configured("cut")
+    evaluation = {**stages["evaluation"], "rewards": letters, "batch_size": 1, "max_invalid": 1.0}
+    evaluation["agents"] = {"sft": {"model": {"stage": "sft"}}, "more": {"model": {"stage": "more"}}}
+    more = {**stages["sft"], "policy": {"model": {"stage": "sft"}}, "steps": 1}
+    chosen = {"sft": stages["sft"], "more": more, "evaluation": evaluation}
+    expected = run(configured("whole", chosen)[0])
+    file, cut = configured("cut", chosen)
     from dovetail_rlhf.steps import evaluate
 
     entry, calls = evaluate._entry, []
@@ -164,11 +179,10 @@ def test_a_stage_goes_on_where_it_was(configured, stages, monkeypatch):
         run(file)
     with (cut / "evaluation" / "answers-1.jsonl").open("a") as half:
         half.write('{"prompt": "half a li')
-    ppo = (cut / "ppo" / "stage.json").stat().st_mtime_ns
-    found = Pipeline(read_again(cut), tell=lambda _: None).run()
-    assert found == expected
-    assert len(calls) == 7, "answers of the first model, and the one line that was done, are asked again"
-    assert (cut / "ppo" / "stage.json").stat().st_mtime_ns == ppo
+    before = (cut / "more" / "stage.json").stat().st_mtime_ns
+    assert Pipeline(read_again(cut), tell=lambda _: None).run() == expected
+    assert len(calls) == 7, "the first model's answers, and the line that was done, are made again"
+    assert (cut / "more" / "stage.json").stat().st_mtime_ns == before
 
 
 def test_stages_are_replaced_and_skipped(configured, stages, inputs):
@@ -206,15 +220,10 @@ def test_a_reward_model_that_gives_nan_stops_its_stage_and_loses_nothing(configu
     assert main(["pipeline", "--resume", str(second)]) == 0
 
 
-def test_preferences_are_made_of_valid_judgements_alone(configured, stages, inputs, tmp_path):
+def test_preferences_are_made_of_valid_judgements_alone(configured, stages, inputs, letters):
     """What cannot be judged is counted and left out, ties too; the pairs teach dpo."""
-    (tmp_path / "mine.py").write_text(
-        "from dovetail import Invalid\n"
-        "def letters(texts):\n"
-        "    return [Invalid('it holds a d') if 'd' in text else float(text.count('a')) for text in texts]\n"
-    )
     prefer = {"make": {"use": "prefer", "samples": 6, "pairs": "all"}, "policy": {"model": {"stage": "sft"}},
-              "data": {"path": inputs["prompts"]}, "rewards": [{"use": "mine.py:letters"}], "max_invalid": 1.0,
+              "data": {"path": inputs["prompts"]}, "rewards": letters, "max_invalid": 1.0,
               "sampling": {"max_tokens": 4}, "batch_size": 2}  # fmt: skip
     dpo = {
         "algorithm": "dpo",
@@ -279,11 +288,16 @@ def test_a_stage_that_makes_nothing_says_so(configured, stages, inputs, tmp_path
         run(file)
 
 
-def test_lora_learns_from_the_merged_model_of_sft(configured, stages):
-    """The adapters are merged into what ppo gives."""
+def test_lora_learns_from_the_merged_model_of_sft(configured, stages, letters):
+    """The adapters are merged into what ppo gives, and stand beside it."""
     pytest.importorskip("peft")
-    stages["ppo"]["policy"] = {**stages["ppo"]["policy"], "lora": {"rank": 2}}
-    file, directory = configured()
-    assert "ppo with LoRA" in read(file).stages[3].about
+    ppo = {**stages["ppo"], "rewards": letters, "max_invalid": 1.0}
+    ppo["policy"] = {**ppo["policy"], "lora": {"rank": 2}}
+    ppo["agents"] = {"value_model": {"model": {"stage": "sft"}, "head": "value"}}
+    file, directory = configured(chosen={"sft": stages["sft"], "ppo": ppo})
+    assert "ppo with LoRA" in read(file).stages[1].about
     run(file)
     assert (directory / "ppo" / "final" / "adapter").is_dir()
+    weights = [load_file(directory / name / "final" / "model.safetensors") for name in ("sft", "ppo")]
+    assert weights[0].keys() == weights[1].keys()
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

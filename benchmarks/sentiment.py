@@ -112,7 +112,7 @@ def rank(start: Path, known: list[Sentence], steps: int, out: Path) -> float:
 def classifier(known: list[Sentence]) -> tuple[Any, float]:
     """Logistic regression over the words of a sentence, and how often it is right about others."""
     counts = Counter(word for words, _ in known for word in set(words))
-    places = {word: place for place, (word, count) in enumerate(counts.items()) if count > 1}
+    places = {word: place for place, word in enumerate(word for word, count in counts.items() if count > 1)}
 
     def features(texts: list[list[str]]) -> torch.Tensor:
         rows = torch.zeros(len(texts), len(places))

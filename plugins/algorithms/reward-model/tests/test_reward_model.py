@@ -42,7 +42,7 @@ def agent(**options):
     return tiny_agent(head="value", trainable=True, **{**settings, **options})
 
 
-def trained(seed=0, steps=70, **options):
+def trained(seed=0, steps=120, **options):
     """A model after a few steps on letters, in another order for each seed."""
     model, rows = agent(seed=seed), letters(8 * steps)
     compiled = dt.compile(dt.recipes["reward-model"](**options), policy=model)

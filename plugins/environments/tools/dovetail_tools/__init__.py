@@ -116,3 +116,11 @@ class Tools:
         from dovetail_tools.toolbox import Toolbox
 
         return ToolEpisode(self, Toolbox(self))
+
+    @hookimpl
+    def on_run_start(self, run: object) -> None:
+        """Say which sandbox ``python`` uses, or stop the run because there is none."""
+        if "python" in self.tools or {"use": "python"} in self.tools:
+            from dovetail_tools.repl import announce
+
+            announce(self)

@@ -11,7 +11,9 @@ from dovetail_tools.tool import Tool, ToolBroken, ToolError
 
 if TYPE_CHECKING:
     from dovetail_sandbox import Result, Session
+    from dovetail_tools import Tools
 
+Tier = Literal["auto", "strict", "basic", "none"]
 _LEAST_OUTPUT = 65_536  # bytes that a piece may write before it is killed, however little of it is shown
 _SPEC = ToolSpec(
     "python",
@@ -40,14 +42,10 @@ class Python:
         UserError: dovetail-sandbox is not installed.
     """
 
-    def __init__(
-        self, tier: Literal["auto", "strict", "basic", "none"], seconds: float, memory: int, longest: int
-    ) -> None:
-        try:
-            from dovetail_sandbox import Limits
-        except ModuleNotFoundError as error:
-            hint = 'pip install "dovetail-tools[python]"'
-            raise UserError("the tool 'python' needs dovetail-sandbox", hint=hint) from error
+    def __init__(self, tier: Tier, seconds: float, memory: int, longest: int) -> None:
+        _require()
+        from dovetail_sandbox import Limits
+
         self._tier, self._longest = tier, longest
         self._limits = Limits(seconds=seconds, memory=memory, output=max(_LEAST_OUTPUT, 4 * longest))
         self._session: Session | None = None
@@ -74,6 +72,29 @@ class Python:
         session, self._session = self._session, None
         if session is not None:
             await asyncio.to_thread(session.close)
+
+
+def announce(options: Tools) -> None:
+    """Say in which tier code will run.
+
+    Raises:
+        UserError: dovetail-sandbox is not installed, or the tier does not work on this machine.
+    """
+    import structlog
+
+    _require()
+    from dovetail_sandbox import shared
+
+    box = shared(options.sandbox)
+    structlog.get_logger().info("the tool python runs in a sandbox", tier=box.tier, by=box.why)
+
+
+def _require() -> None:
+    try:
+        import dovetail_sandbox  # noqa: F401
+    except ModuleNotFoundError as error:
+        hint = 'pip install "dovetail-tools[python]"'
+        raise UserError("the tool 'python' needs dovetail-sandbox", hint=hint) from error
 
 
 def _shown(result: Result) -> str:

@@ -7,6 +7,7 @@ import json
 import sys
 
 import pytest
+import structlog
 
 import dovetail as dt
 from dovetail import Message, UserError
@@ -133,8 +134,21 @@ def test_a_sandbox_that_fails_is_no_fault_of_the_policy(monkeypatch):
         said("1")
 
 
+def test_the_sandbox_is_announced():
+    """With its tier and why, when a run begins that uses it."""
+    pytest.importorskip("dovetail_sandbox")
+    with structlog.testing.capture_logs() as lines:
+        dt.environments.tools(tools=["calculator"]).instance.on_run_start(None)
+        dt.environments.tools(tools=["python"]).instance.on_run_start(None)
+    assert [(line["event"], line["tier"] in ("strict", "basic")) for line in lines] == [
+        ("the tool python runs in a sandbox", True)
+    ]
+
+
 def test_without_the_sandbox_one_is_told_what_to_install(monkeypatch):
     """When the environment is made."""
     monkeypatch.setitem(sys.modules, "dovetail_sandbox", None)
     with pytest.raises(UserError, match=r"pip install \"dovetail-tools\[python\]\""):
         asyncio.run(dt.environments.tools(tools=["python"]).instance.make())
+    with pytest.raises(UserError, match="needs dovetail-sandbox"):
+        dt.environments.tools(tools=["python"]).instance.on_run_start(None)

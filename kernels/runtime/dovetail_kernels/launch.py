@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,12 +50,15 @@ def launch(calls: Sequence[Call], weights: Sequence[float] | None = None, *, bac
     if chosen == "reference":
         return _referred(calls, rows, weights)
     device = torch.device("cuda") if chosen == "cuda" else rows.values.device
-    weighing = torch.tensor(weights, dtype=torch.float32, device=device)
-    moved = [tensor.to(device) for tensor in tensors]
+    home, stays = rows.values.device, device == rows.values.device  # to move what is there already costs time, too
+    moved = tensors if stays else [tensor.to(device) for tensor in tensors]
+    offsets = rows.offsets if stays else rows.offsets.to(device)
     # The operator is for what looks at programs: its first use costs a second, and each one some microseconds.
     launching = run if _is_real(rows.values) else launch_op()
-    outputs = launching(program.name, rows.offsets.to(device).contiguous(), moved, numbers, weighing)
-    parts, total, *written = (output.to(rows.values.device) for output in outputs)
+    weighing = torch.from_numpy(np.asarray(weights, dtype=np.float32))
+    weighing = weighing if device.type == "cpu" else weighing.to(device)
+    outputs = launching(program.name, offsets.contiguous(), moved, numbers, weighing)
+    parts, total, *written = outputs if stays else [output.to(home) for output in outputs]
     per_token = iter(written)
     results = []
     for call, score in zip(calls, parts, strict=True):

@@ -152,7 +152,7 @@ def reinforce(language: Path, judge: Path, prompts: list[str], steps: int) -> tu
     """PPO against the reward model, and the KL to the start in nats for each answer, by step."""
     policy, critic = agent(language, 1e-3), agent(judge, 1e-3, head="value")
     compiled = dt.compile(
-        dt.recipes.ppo(epochs=2, kl_coef=0.1), policy=policy, value_model=critic,
+        dt.recipes.ppo(epochs=2, kl_coef=0.15), policy=policy, value_model=critic,
         ref_policy=dt.Agent(str(language)), rewards=[dt.rewards["reward-model"](models=[str(judge)])],
         sampling=dt.Sampling(max_tokens=LENGTH),
     )  # fmt: skip
@@ -172,7 +172,7 @@ def one(data: Path, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         reader(known, folders[0])
         imitate(folders[0], known, arguments.imitation, folders[1])
         accuracy = rank(folders[1], known, arguments.ranking, folders[2])
-        before, _ = positive_rate(agent(folders[1], 0.0), unseen, positive)
+        before, _ = positive_rate(dt.Agent(str(folders[1])), unseen, positive)
         policy, nats = reinforce(folders[1], folders[2], [opened(each)[0] for each in known], arguments.steps)
         after, texts = positive_rate(policy, unseen, positive)
     return {
@@ -207,7 +207,7 @@ def main() -> int:
         "    python benchmarks/sentiment.py --data rt-polarity", "", *lines, "",
         f"{arguments.imitation} steps of sft, {arguments.ranking} of the reward model, {arguments.steps} of ppo.",
         f"The positive rate is that of one answer, at temperature 1, to each of {HELD_OUT}",
-        "held-out openings, by a classifier that nothing was trained on; a judge that is right so often sees less than there is.",
+        "held-out openings, by a classifier that nothing was trained on, which is itself right as often as the table says.",
         "The KL is to the policy at the start, summed over an answer of at most 12 words, and the largest of any step.",
         "", *(f"- {prompt} … {text}" for prompt, text in results[0]["samples"]), "",
     ]  # fmt: skip

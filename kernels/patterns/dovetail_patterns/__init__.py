@@ -11,7 +11,7 @@ import attrs
 from attrs.validators import ge, min_len
 
 from dovetail import UserError, hookimpl, kernel_op
-from dovetail_spelling import MATCHES, Automaton, Listed, Spelled, count
+from dovetail_spelling import MATCHES, Automaton, Listed, Spelled, count, count_plainly
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,12 +24,7 @@ def plain(
 ) -> float:
     """The score of one row in plain Python."""
     text = b"".join([pieces[token] for token in completions if token < len(pieces)])
-    hits = 0
-    for _ in expression.finditer(text):
-        hits += 1
-        if hits == cap:
-            break
-    return per_hit * hits
+    return per_hit * count_plainly(text, expression, cap)
 
 
 @attrs.define(eq=False, slots=False)

@@ -12,7 +12,7 @@ import attrs
 from attrs.validators import ge, le
 
 from dovetail import DataError, hookimpl, kernel_op
-from dovetail_spelling import MATCHES, Automaton, Listed, Spelled, count
+from dovetail_spelling import MATCHES, Automaton, Listed, Spelled, count, count_plainly
 from dovetail_toxicity import phrases as lists
 
 if TYPE_CHECKING:
@@ -26,12 +26,7 @@ def plain(
 ) -> float:
     """The score of one row in plain Python."""
     text = b"".join([folded[token] for token in completions if token < len(folded)])
-    hits = 0
-    for _ in expression.finditer(text):
-        hits += 1
-        if hits == cap:
-            break
-    return per_hit * hits
+    return per_hit * count_plainly(text, expression, cap)
 
 
 @attrs.define(eq=False, slots=False)

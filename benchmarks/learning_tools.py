@@ -2,16 +2,19 @@
 
 python benchmarks/learning_tools.py --seeds 0 1 2
 
-Imitation shows the model what calls and answers look like, and gives it a bad habit: its demonstrators guess more often
-than they call the tool. grpo has to find out that calling pays, once with a reward for each right result on the way and
-once with the final reward alone. Success is the share of held-out tasks that are answered rightly, greedily.
+Imitation shows the model what calls and answers look like, and gives it bad habits: its demonstrators may guess instead of
+calling the tool (``--calls``, ``--goes-on``), and slip into another operator in a call (``--slips``). grpo has to find out
+what pays, once with a reward for each right result on the way and once with the final reward alone. Success is the share
+of held-out tasks that are answered rightly, greedily.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import operator
 import random
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -30,6 +33,8 @@ WORLD = {
     "max_turns": 4,
     "longest": 8,
 }
+COUNT = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+SLIP = {"+": "-", "-": "+", "*": "+"}
 CHARACTERS = "0123456789+-*()[]="
 CURVE = ("reward", "reward/tools.correct", "rollout/turns", "entropy", "eval/reward/tools.correct")
 SUCCESS = "eval/reward/tools.correct"
@@ -39,8 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--step-rewards", type=float, nargs="+", default=[0.25, 0.0])
-    parser.add_argument("--calls", type=float, default=0.25, help="how often the demonstrators call the tool")
-    parser.add_argument("--goes-on", type=float, default=0.7, help="how often they call it again, once they have")
+    parser.add_argument("--calls", type=float, default=1.0, help="how often the demonstrators call the tool")
+    parser.add_argument("--goes-on", type=float, default=1.0, help="how often they call it again, once they have")
+    parser.add_argument("--slips", type=float, default=0.8, help="how often a call has another operator than it should")
     parser.add_argument("--warm-up", type=int, default=500, help="steps of imitation")
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--steps", type=int, default=150)
@@ -61,7 +67,7 @@ def warm_up(folder: Path, seed: int, arguments: Any) -> str:
     tasks = dt.environments.tools(**WORLD).call("tasks", {"split": "train"})
     chance = random.Random(seed)
     path = folder / "demonstrations.jsonl"
-    rows = ({"messages": demonstration(task, chance, arguments.calls, arguments.goes_on)} for task in tasks)
+    rows = ({"messages": demonstration(task, chance, arguments)} for task in tasks)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     policy = dt.Agent.tiny(
         hidden=64, layers=2, heads=4, context=128, seed=seed, characters=CHARACTERS,
@@ -76,16 +82,20 @@ def warm_up(folder: Path, seed: int, arguments: Any) -> str:
     return f"{time.perf_counter() - started:.0f}"
 
 
-def demonstration(task: dt.Task, chance: random.Random, calls: float, goes_on: float) -> list[dict[str, str]]:
-    """A conversation that calls the tool with probability ``calls``, goes on so, and else guesses."""
+def demonstration(task: dt.Task, chance: random.Random, habits: Any) -> list[dict[str, str]]:
+    """A conversation of a demonstrator with these habits, whose calls are on what the tool said before."""
     turns = [{"role": "user", "content": task.messages[0].content}]
-    guess = str(chance.randrange(10, 2000))
+    said, results = str(chance.randrange(10, 2000)), {}
     for call, result in zip(task.columns["calls"], task.columns["steps"], strict=True):
-        if chance.random() > (goes_on if len(turns) > 1 else calls):
-            return [*turns, {"role": "assistant", "content": guess}]
-        guess = result
-        turns += [{"role": "assistant", "content": f"[{call}]"}, {"role": "tool", "content": f"{result}="}]
-    return [*turns, {"role": "assistant", "content": task.answer}]
+        if chance.random() > (habits.goes_on if len(turns) > 1 else habits.calls):
+            break
+        left, sign, right = re.fullmatch(r"(-?\d+)([-+*])(\d+)", call).groups()
+        if chance.random() < habits.slips:
+            sign = SLIP[sign]
+        left = results.get(left, left)
+        results[result] = said = str(COUNT[sign](int(left), int(right)))
+        turns += [{"role": "assistant", "content": f"[{left}{sign}{right}]"}, {"role": "tool", "content": f"{said}="}]
+    return [*turns, {"role": "assistant", "content": said}]
 
 
 def learn(folder: Path, seed: int, step_reward: float, arguments: Any) -> str:

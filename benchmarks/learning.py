@@ -225,7 +225,8 @@ def page(lines: list[str], folder: Path) -> str:
             f"and exact on 500 held-out problems, evaluated every 10 steps. A run ends once accuracy has been {GOAL} above",
             f"the start in {HOLD} evaluations in succession, or after 1,000 steps: the gain is what was asked for, not the most",
             "that an algorithm can reach, and the steps compare settings as well as algorithms. A step is one batch of 256",
-            "completions, however many optimizer steps it gives.",
+            "completions, however many optimizer steps it gives; `remax` draws as many again, greedily, and `dapo` up to three",
+            "times as many.",
             "",
         ]
     )

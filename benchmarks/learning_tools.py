@@ -33,6 +33,7 @@ WORLD = {
     "max_turns": 4,
     "longest": 8,
 }
+DEMONSTRATORS = 8
 COUNT = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 SLIP = {"+": "-", "-": "+", "*": "+"}
 CHARACTERS = "0123456789+-*()[]="
@@ -67,7 +68,8 @@ def warm_up(folder: Path, seed: int, arguments: Any) -> str:
     tasks = dt.environments.tools(**WORLD).call("tasks", {"split": "train"})
     chance = random.Random(seed)
     path = folder / "demonstrations.jsonl"
-    rows = ({"messages": demonstration(task, chance, arguments)} for task in tasks)
+    # Several of each task, so that whether a demonstrator slips cannot be learnt by heart.
+    rows = ({"messages": demonstration(task, chance, arguments)} for task in tasks for _ in range(DEMONSTRATORS))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     policy = dt.Agent.tiny(
         hidden=64, layers=2, heads=4, context=128, seed=seed, characters=CHARACTERS,

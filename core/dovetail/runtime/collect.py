@@ -65,7 +65,7 @@ class Collected(Execution):
             metrics[f"reward/{label}"], metrics[f"reward_std/{label}"] = _mean_and_spread(scores)
             metrics[f"invalid/{label}"] = 1 - _mean(scores.valid, empty=1)
         for node in self.nodes:
-            outputs, label = self.values[node.name], node.op.part.name if node.op.part else node.name
+            outputs, label = self.values[node.name], (node.op.part or (node if node.op.function else node.op)).name
             if node.op.name == "total":
                 name = node.name if self.plan.is_beside(node) else "reward"
                 metrics[name], metrics[f"{name}_std"] = _mean_and_spread(outputs["out"])

@@ -88,7 +88,7 @@ class _Drawn:
     """What has been drawn for each row, in buffers as long as the longest limit."""
 
     def __init__(self, limits: Tensor, stops: Tensor) -> None:
-        self._limits, self._stops = limits, stops
+        self._stops = stops
         # One place more than any row may fill, for what is drawn for rows that have ended.
         self._tokens = torch.zeros((len(limits), int(limits.max()) + 1), dtype=torch.int64, device=limits.device)
         self._logprobs = torch.zeros(self._tokens.shape, device=limits.device)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import attrs
 from attrs.validators import ge, in_
 
+from dovetail_rlhf.steps.answers import rows_of_answers
+
 if TYPE_CHECKING:
     from dovetail_rlhf.stages import StepConfig
 
@@ -39,25 +41,8 @@ class Prefer:
 
     def make(self, config: StepConfig, folder: Path) -> dict[str, float]:
         """Write ``rows.jsonl``; gives the figures."""
-        from dovetail_rlhf.drawing import opened
-        from dovetail_rlhf.rows import all_rows, left_out
-        from dovetail_rlhf.work import Work, write_rows
-        from dovetail_trainer.config.build import build_agent, build_part
-        from dovetail_trainer.data import read_prompts
-
-        assert config.policy is not None
-        assert config.data is not None
-        tasks, work = read_prompts(config.data), Work(folder / "work.jsonl")
-        rewards = [build_part("rewards", part) for part in config.rewards]
-        with opened(build_agent(config.policy), rewards, config.settings, folder, self.samples) as draw:
-            work.fill(
-                tasks, config.settings.batch_size, lambda batch, chosen: self._entries(chosen, *draw(batch, chosen))
-            )
-        entries = work.entries
-        rows = all_rows(entries, "prefer")
-        write_rows(folder / "rows.jsonl", rows)
-        margin = sum(row["margin"] for row in rows) / len(rows)
-        return {"rows": len(rows), "prompts": len(tasks), "margin": margin, **left_out(entries)}
+        rows, figures = rows_of_answers(config, folder, self.name, self.samples, self._entries)
+        return {**figures, "margin": sum(row["margin"] for row in rows) / len(rows)}
 
     def _entries(self, tasks: Sequence[Any], rollouts: Any, total: Any) -> Iterator[dict[str, Any]]:
         for place, task in enumerate(tasks):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 from attrs.validators import ge
 
+from dovetail_rlhf.steps.answers import rows_of_answers
+
 if TYPE_CHECKING:
     from dovetail_rlhf.stages import StepConfig
 
@@ -31,25 +33,9 @@ class Sample:
 
     def make(self, config: StepConfig, folder: Path) -> dict[str, float]:
         """Write ``rows.jsonl``; gives the figures."""
-        from dovetail_rlhf.drawing import opened
-        from dovetail_rlhf.rows import all_rows, left_out
-        from dovetail_rlhf.work import Work, write_rows
-        from dovetail_trainer.config.build import build_agent
-        from dovetail_trainer.data import read_prompts
+        return rows_of_answers(config, folder, self.name, self.samples, self._entries)[1]
 
-        assert config.policy is not None
-        assert config.data is not None
-        tasks, work = read_prompts(config.data), Work(folder / "work.jsonl")
-        with opened(build_agent(config.policy), (), config.settings, folder, self.samples) as draw:
-            work.fill(
-                tasks, config.settings.batch_size, lambda batch, chosen: self._entries(chosen, draw(batch, chosen)[0])
-            )
-        entries = work.entries
-        rows = all_rows(entries, "sample")
-        write_rows(folder / "rows.jsonl", rows)
-        return {"rows": len(rows), "prompts": len(tasks), **left_out(entries)}
-
-    def _entries(self, tasks: Sequence[Any], rollouts: Any) -> Iterator[dict[str, Any]]:
+    def _entries(self, tasks: Sequence[Any], rollouts: Any, _: Any) -> Iterator[dict[str, Any]]:
         from dovetail_rlhf.rows import prompt_of
 
         for place, task in enumerate(tasks):

@@ -171,8 +171,9 @@ class Rollouts:
         ``further`` are fields of the rollouts: ``sampling``, ``policy_version``, ``decode``.
         """
         repeated = prompts.repeat(samples)
-        rows = [torch.cat(pair) for pair in zip(repeated, generated.completions, strict=True)]
-        tokens = Ragged.from_rows(rows, dtype=torch.int64)
+        in_turn = torch.arange(2 * len(repeated)).view(2, -1).T.flatten()  # each prompt, and its completion behind it
+        both = Ragged.cat([repeated, generated.completions]).select(in_turn)
+        tokens = Ragged(both.values, both.offsets[::2])
         in_prompt = tokens.positions < repeated.lengths[tokens.row_ids]
         return cls(
             tokens=tokens,
@@ -251,9 +252,11 @@ class Rollouts:
     def select(self, rows: Sequence[int] | Tensor) -> Rollouts:
         """Take rows by index or by mask, in the order given."""
         index = row_index(rows, len(self))
+        if torch.equal(index, torch.arange(len(self))):
+            return self
         picked, ragged = index.tolist(), ("tokens", "origin", "sampled_logprobs", "steps", "step_rewards")
         taken = {name: getattr(self, name).select(index) for name in ragged if getattr(self, name) is not None}
         for name in ("finish_reasons", "conversations"):
-            taken[name] = tuple(getattr(self, name)[row] for row in picked) if getattr(self, name) else ()
+            taken[name] = tuple(map(getattr(self, name).__getitem__, picked)) if getattr(self, name) else ()
         taken["rewards"] = {name: scores.select(index) for name, scores in self.rewards.items()}
-        return attrs.evolve(self, groups=self.groups[index], tasks=Tasks(self.tasks[row] for row in picked), **taken)
+        return attrs.evolve(self, groups=self.groups[index], tasks=Tasks(map(self.tasks.__getitem__, picked)), **taken)

@@ -7,7 +7,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import attrs
 import torch
@@ -149,14 +149,14 @@ class Agent:
         head.load_state_dict(load_file(saved) if saved.exists() else zeros)
         return head
 
-    @property
+    @cached_property
     def context(self) -> int | None:
         """Longest sequence in tokens, if the model has a limit."""
         return getattr(self._causal.config.get_text_config(), "max_position_embeddings", None)
 
     def encode(self, tasks: Sequence[Task]) -> Ragged:
         """Prompts as token ids, through the chat template if there is one. One that cannot be answered is a DataError."""
-        rows = [self.encode_text(self.render(task)) for task in tasks]
+        rows = self.encode_texts([self.render(task) for task in tasks])
         for task, row in zip(tasks, rows, strict=True):
             self._check_prompt(f"the prompt of task {task.id!r}", len(row))
         return Ragged.from_rows(rows, dtype=torch.int64)
@@ -180,7 +180,12 @@ class Agent:
         return str(self.tokenizer.apply_chat_template(chat, add_generation_prompt=answer, tokenize=False))
 
     def encode_text(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template)["input_ids"])
+        return self.encode_texts([text])[0]
+
+    def encode_texts(self, texts: list[str], *, opening: bool = True) -> list[list[int]]:
+        """Token ids of each; a tokenizer's own first token only where one opens a sequence and no template gives it."""
+        special = opening and not self.tokenizer.chat_template
+        return list(self.tokenizer(texts, add_special_tokens=special)["input_ids"]) if texts else []
 
     def decode(self, tokens: list[int]) -> str:
         """Text without special tokens."""
@@ -227,8 +232,7 @@ class Agent:
         placed = {} if positions is None else {"position_ids": positions}
         with self._passing():
             output = self._causal.base_model(input_ids=tokens, attention_mask=mask, use_cache=False, **placed)
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+        return cast(Tensor, output.last_hidden_state)
 
     @cached_property
     def packing_width(self) -> int | None:
@@ -250,8 +254,7 @@ class Agent:
 
     def value(self, hidden: Tensor) -> Tensor:
         """``[N, D]`` hidden states to ``[N]`` values in the dtype of the value head."""
-        values: Tensor = self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
-        return values
+        return cast(Tensor, self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1))
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
         """What learns, by name."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 
 from dovetail.agents.agent import Agent
@@ -136,21 +137,21 @@ def encode_rows(rows: Sequence[Mapping[str, Any]], agent: Agent, layout: Layout 
     A row that does not fit the layout or the model, that teaches nothing, or whose turns the chat template rewrites, is
     a DataError.
     """
-    tokens, origins, tasks, groups = list[list[int]](), list[list[Origin]](), list[Task](), list[int]()
-    for group, row in enumerate(rows):
-        for example in layout(row):
-            pieces = list((_chat_pieces if agent.tokenizer.chat_template else _pieces)(example, agent))
-            tokens.append([token for piece, _ in pieces for token in piece])
-            origins.append([origin for piece, origin in pieces for _ in piece])
-            messages = example.messages
-            _check(origins[-1], agent, place=" ".join(message.content for message in messages)[:60])
-            tasks.append(Task(_id(row), messages[:-1], columns=example.columns))
-            groups.append(group)
+    examples = [(group, example) for group, row in enumerate(rows) for example in layout(row)]
+    cut = _chat_pieces if agent.tokenizer.chat_template else _pieces
+    pieces = [list(cut(example, agent)) for _, example in examples]
+    encoded = iter(_encode([piece for several in pieces for piece in several], agent))
+    tokens, origins = list[list[int]](), list[list[Origin]]()
+    for (_, example), several in zip(examples, pieces, strict=True):
+        parts = [(next(encoded), piece.origin) for piece in several]
+        tokens.append([token for ids, _ in parts for token in ids])
+        origins.append([origin for ids, origin in parts for _ in ids])
+        _check(origins[-1], agent, place=" ".join(message.content for message in example.messages)[:60])
     return Rollouts(
         tokens=Ragged.from_rows(tokens, dtype=torch.int64),
         origin=Ragged.from_rows(origins, dtype=torch.uint8),
-        groups=torch.tensor(groups),
-        tasks=Tasks(tasks),
+        groups=torch.tensor([group for group, _ in examples], dtype=torch.int64),
+        tasks=Tasks(Task(_id(rows[group]), ex.messages[:-1], columns=ex.columns) for group, ex in examples),
         decode=agent.decode,
     )
 
@@ -161,15 +162,35 @@ def _id(row: Mapping[str, Any]) -> str:
     return str(row.get("id") or hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
-def _pieces(example: Example, agent: Agent) -> Iterator[tuple[list[int], Origin]]:
+@attrs.frozen
+class _Piece:
+    """Text that is tokenized alone; one that ``opens`` begins its row, and one that ``ends`` has the end token behind it."""
+
+    text: str
+    origin: Origin
+    opens: bool = False
+    ends: bool = False
+
+
+def _encode(pieces: Sequence[_Piece], agent: Agent) -> list[list[int]]:
+    """Token ids of each piece. They go to the tokenizer together: a call costs more than a short text does."""
+    found: list[list[int]] = [[]] * len(pieces)
+    for opening in (True, False):
+        places = [place for place, piece in enumerate(pieces) if piece.opens == opening]
+        encoded = agent.encode_texts([pieces[place].text for place in places], opening=opening)
+        for place, ids in zip(places, encoded, strict=True):
+            found[place] = [*ids, agent.tokenizer.eos_token_id] if pieces[place].ends else ids
+    return found
+
+
+def _pieces(example: Example, agent: Agent) -> Iterator[_Piece]:
     for index, message in enumerate(example.messages):
-        ids = list(agent.tokenizer(message.content, add_special_tokens=index == 0)["input_ids"])
         is_answer = message.role == "assistant"
         is_target = is_answer and index >= example.first_target
-        yield [*ids, *[agent.tokenizer.eos_token_id] * is_answer], Origin.SAMPLED if is_target else Origin.PROMPT
+        yield _Piece(message.content, Origin.SAMPLED if is_target else Origin.PROMPT, index == 0, is_answer)
 
 
-def _chat_pieces(example: Example, agent: Agent) -> Iterator[tuple[list[int], Origin]]:
+def _chat_pieces(example: Example, agent: Agent) -> Iterator[_Piece]:
     messages, done = example.messages, ""
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
     for index in [index for index in answers if index >= example.first_target]:
@@ -181,8 +202,8 @@ def _chat_pieces(example: Example, agent: Agent) -> Iterator[tuple[list[int], Or
                 where=[f"expected it to begin with {done[-40:]!r}", f"got {before[:80]!r}"],
                 hint="use one assistant turn for each row",
             )
-        yield agent.encode_text(before.removeprefix(done)), Origin.PROMPT
-        yield agent.encode_text(after.removeprefix(before)), Origin.SAMPLED
+        yield _Piece(before.removeprefix(done), Origin.PROMPT)
+        yield _Piece(after.removeprefix(before), Origin.SAMPLED)
         done = after
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 import attrs
 import torch
 from torch import Tensor
@@ -14,68 +17,60 @@ WORTH_SHARING = 0.8  # of the cost apart; a mask and longer lines cost as well, 
 
 @attrs.frozen
 class Bundle:
-    """Rows laid one after the other behind their common prompt.
-
-    Args:
-        rows: Indices.
-        prompt: Tokens that they share; 0 for a row alone.
-        length: Tokens in all, the prompt counted once.
-    """
+    """Rows laid one after the other behind their common prompt."""
 
     rows: tuple[int, ...]
-    prompt: int
-    length: int
+    prompt: int  #: tokens that they share; 0 for a row alone
+    length: int  #: tokens in all, the prompt counted once
 
-    def cost(self, width: int) -> float:
-        """Multiplications in a transformer block of ``width``, in units of ``4 * width``.
 
-        A token's matrix products cost as much as attending to ``6 * width`` others. A row alone is spared half of its
-        attention by causality; a bundle compares every token with every other.
-        """
-        return self.length * 6 * width + self.length**2 / (1 if len(self.rows) > 1 else 2)
+def _cost(length: int, count: int, width: int) -> float:
+    """Multiplications in a transformer block of ``width``, in units of ``4 * width``, for ``count`` rows in a line.
+
+    A token's matrix products cost as much as attending to ``6 * width`` others. A row alone is spared half of its
+    attention by causality; a bundle compares every token with every other.
+    """
+    return length * 6 * width + length**2 / (1 if count > 1 else 2)
 
 
 def bundles(rollouts: Rollouts, width: int | None, *, by_group: bool = False) -> list[Bundle]:
-    """The cheapest bundles of equal size for the rows of each prompt.
+    """The cheapest bundles of equal size for the rows of each prompt, in a model whose hidden states have ``width``.
 
-    Args:
-        rollouts: The rows.
-        width: Of the model's hidden states; None puts every row alone.
-        by_group: Bundle no rows of different groups.
+    Without a width every row is alone; ``by_group`` bundles no rows of different groups.
     """
     lengths = rollouts.tokens.lengths.tolist()
-    alone = [Bundle((row,), 0, length) for row, length in enumerate(lengths)]
     if width is None:
-        return alone
+        return [Bundle((row,), 0, length) for row, length in enumerate(lengths)]
     alike: dict[tuple[bytes, int], list[int]] = {}
-    prompts = prompt_lengths(rollouts).tolist()
+    prompts = rollouts.prompts.lengths.tolist()
     tokens = rollouts.tokens.values.cpu().numpy()
     groups = rollouts.groups.tolist() if by_group else [0] * len(rollouts)
     for row, start in enumerate(rollouts.tokens.offsets[:-1].tolist()):
         alike.setdefault((tokens[start : start + prompts[row]].tobytes(), groups[row]), []).append(row)
     found: list[Bundle] = []
     for rows in alike.values():
-        prompt = prompts[rows[0]]
         rows.sort(key=lengths.__getitem__, reverse=True)
-        choices = [[alone[row] for row in rows]]
-        for size in sorted({min(1 << power, len(rows)) for power in range(1, len(rows).bit_length() + 1)} - {1}):
-            pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
-            choices.append([_bundle(piece, prompt, lengths) if len(piece) > 1 else alone[piece[0]] for piece in pieces])
-        costs = [sum(bundle.cost(width) for bundle in choice) for choice in choices]
-        cheapest = min(range(len(choices)), key=costs.__getitem__)
-        found += choices[cheapest if prompt and costs[cheapest] < WORTH_SHARING * costs[0] else 0]
+        prompt = prompts[rows[0]]
+        size = _size(prompt, tuple(lengths[row] for row in rows), width)
+        found += [_bundle(rows[start : start + size], prompt, lengths) for start in range(0, len(rows), size)]
     return found
 
 
+@functools.lru_cache(maxsize=1024)
+def _size(prompt: int, lengths: tuple[int, ...], width: int) -> int:
+    """Rows in each of the cheapest bundles."""
+    done = list(itertools.accumulate((length - prompt for length in lengths), initial=0))
+    costs, count = {1: sum(_cost(length, 1, width) for length in lengths)}, len(lengths)
+    for size in sorted({min(1 << power, count) for power in range(1, count.bit_length() + 1)} - {1}) if prompt else ():
+        pieces = [(start, min(start + size, count)) for start in range(0, count, size)]
+        costs[size] = sum(_cost(prompt + done[end] - done[start], end - start, width) for start, end in pieces)
+    cheapest = min(costs, key=costs.__getitem__)
+    return cheapest if costs[cheapest] < WORTH_SHARING * costs[1] else 1
+
+
 def _bundle(rows: list[int], prompt: int, lengths: list[int]) -> Bundle:
-    return Bundle(tuple(rows), prompt, prompt + sum(lengths[row] - prompt for row in rows))
-
-
-def prompt_lengths(rollouts: Rollouts) -> Tensor:
-    """``[B]`` int64, tokens of each row before its first sampled one."""
-    tokens, sampled = rollouts.tokens, rollouts.sampled_mask
-    place = torch.where(sampled, tokens.positions, tokens.lengths[tokens.row_ids])
-    return tokens.lengths.scatter_reduce(0, tokens.row_ids, place, "amin")
+    shared = prompt if len(rows) > 1 else 0
+    return Bundle(tuple(rows), shared, shared + sum(lengths[row] - shared for row in rows))
 
 
 def cut(lengths: Tensor, budget: int, lines: Tensor | None = None) -> list[Tensor]:
@@ -105,10 +100,8 @@ def micro_batches(rollouts: Rollouts, budget: int, width: int | None, *, by_grou
         units.setdefault(int(rollouts.groups[bundle.rows[0]]) if by_group else place, []).append(bundle)
     parts = list(units.values())
     sizes = torch.tensor([[max(b.length for b in part), len(part)] for part in parts], dtype=torch.int64).view(-1, 2)
-    rows = [
-        [row for unit in batch.tolist() for b in parts[unit] for row in b.rows]
-        for batch in cut(sizes[:, 0], budget, sizes[:, 1])
-    ]
+    batches = cut(sizes[:, 0], budget, sizes[:, 1])
+    rows = [[row for unit in batch.tolist() for b in parts[unit] for row in b.rows] for batch in batches]
     return [torch.tensor(sorted(batch) if by_group else batch) for batch in rows]
 
 

@@ -141,7 +141,7 @@ def check_scores(part: Part, result: Any, rows: int) -> Scores:
         raise broken(f"returned a tensor of shape {list(result.shape)}")
     if len(result) != rows:
         raise broken(f"returned {len(result)} values for {rows} sequences")
-    values, status, reasons = torch.empty(rows), torch.zeros(rows, dtype=torch.uint8), {}
+    values, status, reasons = [0.0] * rows, torch.zeros(rows, dtype=torch.uint8), {}
     for row, value in enumerate(result.tolist() if isinstance(result, Tensor) else result):
         try:
             values[row], reason = _read(value)
@@ -149,7 +149,7 @@ def check_scores(part: Part, result: Any, rows: int) -> Scores:
             raise broken(f"returned {type(value).__name__} {value!r:.60} for sequence {row}") from None
         if reason is not None:
             status[row], reasons[row] = int(RewardStatus.INVALID), reason
-    return Scores(values, status, reasons)
+    return Scores(torch.tensor(values), status, reasons)
 
 
 def _read(value: Any) -> tuple[float, str | None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 
 from dovetail.errors import UserError
 from dovetail.ragged import Ragged
@@ -107,8 +108,12 @@ class Run:
 
     def write_invalid(self, step: int, rollouts: Rollouts) -> Path | None:
         """Write the samples that have no valid reward, each with what is needed to score it again."""
-        bad = [row for row in range(len(rollouts)) if not all(bool(s.valid[row]) for s in rollouts.rewards.values())]
-        return self._write_lines(f"invalid/step-{step:06d}.jsonl", sample_rows(rollouts.select(bad))) if bad else None
+        failed = torch.zeros(len(rollouts), dtype=torch.bool)
+        for scores in rollouts.rewards.values():
+            failed |= ~scores.valid
+        if not failed.any():
+            return None
+        return self._write_lines(f"invalid/step-{step:06d}.jsonl", sample_rows(rollouts.select(failed)))
 
     def _write_lines(self, name: str, lines: Iterable[Mapping[str, Any]], mode: str = "w") -> Path:
         path = self.directory / name

@@ -16,20 +16,23 @@ def sample_rows(
     rollouts: Rollouts, total: Scores | None = None, credit: Ragged | None = None
 ) -> Iterator[dict[str, Any]]:
     """For each sequence its prompt, completion and task, its scores with their status, and the turns of an episode."""
-    decode = rollouts.decode
+    decode, prompts, lengths = rollouts.decode, rollouts.prompts.tolist(), rollouts.completions.lengths.tolist()
+    groups, rewards = rollouts.groups.tolist(), {name: _scores(scores) for name, scores in rollouts.rewards.items()}
+    totals = total.values.tolist() if total is not None else [None] * len(rollouts)
+    credits = credit.mean().tolist() if credit is not None else [None] * len(rollouts)
     for row, task in enumerate(rollouts.tasks):
         yield {
             "task": task.id,
-            "group": int(rollouts.groups[row]),
-            "prompt": decode(rollouts.prompts[row].tolist()) if decode else "",
+            "group": groups[row],
+            "prompt": decode(prompts[row]) if decode else "",
             "completion": rollouts.texts[row] if decode else "",
             "answer": task.answer if isinstance(task.answer, str | int | float | bool | None) else str(task.answer),
             "columns": {name: str(value) for name, value in task.columns.items()},
-            "rewards": {name: _score(scores, row) for name, scores in rollouts.rewards.items()},
-            "reward": number(total.values[row]) if total is not None else None,
-            "advantage": number(credit[row].mean()) if credit is not None else None,
+            "rewards": {name: given[row] for name, given in rewards.items()},
+            "reward": number(totals[row]),
+            "advantage": number(credits[row]),
             "finish_reason": rollouts.finish_reasons[row] if rollouts.finish_reasons else "",
-            "tokens": len(rollouts.completions[row]),
+            "tokens": lengths[row],
             "policy_version": rollouts.policy_version,
             **(_turns(rollouts, row) if rollouts.steps is not None else {}),
         }
@@ -54,11 +57,15 @@ def _turns(rollouts: Rollouts, row: int) -> dict[str, Any]:
     }
 
 
-def _score(scores: Scores, row: int) -> dict[str, Any]:
-    status = RewardStatus(int(scores.status[row])).name
-    return {"value": number(scores.values[row]), "status": status, "reason": scores.reasons.get(row, "")}
+def _scores(scores: Scores) -> list[dict[str, Any]]:
+    statuses = [RewardStatus(status).name for status in scores.status.tolist()]
+    given = enumerate(zip(scores.values.tolist(), statuses, strict=True))
+    return [
+        {"value": number(value), "status": status, "reason": scores.reasons.get(row, "")}
+        for row, (value, status) in given
+    ]
 
 
 def number(value: Any) -> float | None:
     """JSON knows no NaN and no infinity."""
-    return float(value) if math.isfinite(value) else None
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -230,9 +230,7 @@ class Trainer:
         environment, settings, started = self.environment, self.settings, time.perf_counter()
         if environment is None:
             raise DovetailError("an evaluation needs an environment", hint="pass environment=…, or evaluate_every=0")
-        tasks = list(itertools.islice(environment.call("tasks", {"split": "test"}), settings.evaluate_tasks))
-        if not tasks:
-            raise DataError(f"the test split of the environment {environment.name!r} is empty")
+        tasks = self._held_out
         greedy = attrs.evolve(settings.sampling, temperature=0.0)
         scores, lengths = defaultdict[str, list[Scores]](list), list[Tensor]()
         with contextlib.closing(Offloader()) as offloader:
@@ -251,6 +249,15 @@ class Trainer:
             "eval/completion_length": torch.cat(lengths).float().mean().item(),
             "time/eval": time.perf_counter() - started,
         }
+
+    @functools.cached_property
+    def _held_out(self) -> list[Task]:
+        """The tasks of every evaluation."""
+        assert self.environment is not None
+        tasks = list(itertools.islice(self.environment.call("tasks", {"split": "test"}), self.settings.evaluate_tasks))
+        if not tasks:
+            raise DataError(f"the test split of the environment {self.environment.name!r} is empty")
+        return tasks
 
     def _end(self, outcome: str) -> None:
         try:

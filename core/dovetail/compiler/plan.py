@@ -13,6 +13,7 @@ from dovetail.graph.node import Node, Ref
 from dovetail.graph.ops import FROZEN, GENERATE_COUNTS, SAMPLERS
 from dovetail.graph.types import AGENT, LOSS, ROLLOUTS
 from dovetail.parts import Part
+from dovetail.runtime.ranks import Alone
 from dovetail.sampling import Sampling
 from dovetail.settings import TrainSettings
 
@@ -26,6 +27,7 @@ class Context:
     rewards: tuple[Part, ...] = ()  # the run's own, for the recipe's slot
     driver: Any = None  # plays the environment's episodes and gives its reward; see runtime.scoring.driver_of
     eager: bool = False
+    ranks: Alone = attrs.field(factory=Alone)  # the processes that share the work
     step: int = 0  # steps done
     notes: list[str] = attrs.field(factory=list)
     warnings: list[str] = attrs.field(factory=list)

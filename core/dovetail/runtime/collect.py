@@ -7,6 +7,7 @@ import operator
 from collections import Counter
 from collections.abc import Collection, Mapping
 from concurrent.futures import wait
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from dovetail.rollouts import Rollouts, Scores
 from dovetail.runtime.evaluate import Outputs, broken, estimate, read_outputs, start_function, weigh
 from dovetail.runtime.execute import Execution, Watch
 from dovetail.runtime.forward import forward_all
-from dovetail.runtime.scoring import Offloader, PendingScores
+from dovetail.runtime.scoring import Offloader
 
 
 class Collected(Execution):
@@ -105,17 +106,18 @@ class Collected(Execution):
                 hint = "raise reward_timeout"
                 raise broken(node, f"gave no answer within {self._settings.reward_timeout:g} s", hint)
             else:
-                self.values[name] = read_outputs(node, work.result(), inputs)
+                self.values[name] = read_outputs(node, self.plan.context.ranks.agree(work.result()), inputs)
         return self.values[name]
 
     def operate(self, node: Node, inputs: dict[str, Any]) -> Outputs:
-        part, timeout = node.op.part, self._settings.reward_timeout
+        part, ranks, timeout = node.op.part, self.plan.context.ranks, self._settings.reward_timeout
         if part and node.op.offload:
             for other in [name for name, (running, *_) in self._running.items() if running.op.part is part]:
                 self.outputs(other)  # a reward is asked for one batch at a time
-            self._running[node.name] = node, inputs, PendingScores(part, inputs["rollouts"], self._offloader, timeout)
+            self._running[node.name] = node, inputs, ranks.score(part, inputs["rollouts"], self._offloader, timeout)
         elif node.op.offload:
-            self._running[node.name] = node, inputs, self._offloader.submit(start_function(node, inputs))
+            start = partial(start_function, node, inputs)
+            self._running[node.name] = node, inputs, ranks.submit(self._offloader, start)
         elif part:
             return estimate(node, inputs, inputs["rollouts"])
         elif node.op.name in SAMPLERS:
@@ -140,7 +142,8 @@ class Collected(Execution):
         return {"out": Rollouts.single_turn(prompts, generated, tasks, samples=samples, **facts)}
 
     def _forward_all(self, agent: Any, rollouts: Rollouts, wanted: Collection[str]) -> Outputs:
-        outputs = forward_all(agent, rollouts, wanted, self.plan.context.micro_batch_tokens)
+        context = self.plan.context
+        outputs = forward_all(agent, rollouts, wanted, context.micro_batch_tokens, context.ranks)
         return {name: value.to("cpu") for name, value in outputs.items()}
 
 

@@ -13,7 +13,8 @@ from dovetail.messages import Task
 from dovetail.ragged import Ragged
 from dovetail.rollouts import Generated, Rollouts
 from dovetail.runtime.linear_logprob import Head, linear_logprob
-from dovetail.runtime.packing import Packed, bundles, micro_batches
+from dovetail.runtime.packing import Packed, bundles
+from dovetail.runtime.ranks import Alone
 from dovetail.sampling import Sampling
 
 HEAD_LOGITS = 2**24  # of a chunk: 64 MB in float32, where products are fast and memory is small
@@ -83,15 +84,14 @@ def forward(actor: Actor, rollouts: Rollouts, wanted: Collection[str], *, share:
     return result
 
 
-def forward_all(actor: Actor, rollouts: Rollouts, wanted: Collection[str], budget: int) -> Outputs:
+def forward_all(
+    actor: Actor, rollouts: Rollouts, wanted: Collection[str], budget: int, ranks: Alone | None = None
+) -> Outputs:
     """As :func:`forward` without gradients, in micro-batches; results in the order of the rows."""
-    batches = micro_batches(rollouts, budget, actor.packing_width)
-    if not batches:
-        return {}
-    with torch.no_grad():
-        pieces = [forward(actor, rollouts.select(rows), wanted) for rows in batches]
-    back = torch.argsort(torch.cat(batches))
-    return {name: _reorder([piece[name] for piece in pieces], back) for name in pieces[0]}
+    work = torch.no_grad()(lambda rows: forward(actor, rollouts.select(rows), wanted))
+    done = (ranks or Alone()).each(work, rollouts, budget, actor.packing_width)
+    back = torch.argsort(torch.cat([rows for rows, _ in done])) if done else None
+    return {name: _reorder([piece[name] for _, piece in done], back) for name in (done[0][1] if done else ())}
 
 
 def _reorder(pieces: list[Any], back: Tensor) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -21,7 +21,6 @@ from dovetail.runtime.collect import Collected
 from dovetail.runtime.evaluate import Outputs, check_terms, loss_terms, take
 from dovetail.runtime.execute import Execution, Watch, timed
 from dovetail.runtime.forward import forward
-from dovetail.runtime.packing import micro_batches
 from dovetail.runtime.reduce import StepCounts, mean_share, reduce_terms
 
 
@@ -36,7 +35,7 @@ class Learning:
         learners = {id(agent): name for name in names if (agent := plan.context.agents[name]).trainable}
         self.agents = {name: plan.context.agents[name] for name in learners.values()}
         self.device = next((agent.device for agent in self.agents.values()), torch.device("cpu"))
-        self._steps: list[defaultdict[str, float]] = []
+        self._steps: list[Counter[str]] = []
         self._weights = torch.zeros(3, dtype=torch.float64)  # importance weights: sum, sum of squares, number
 
     def run(self, *, update: bool) -> dict[str, float]:
@@ -72,30 +71,31 @@ class Learning:
         budget = sys.maxsize if context.eager else context.micro_batch_tokens
         for agent in self.agents.values():
             agent.zero_grad()
-        self._steps.append(defaultdict(float))
-        for places in micro_batches(rollouts.select(rows), budget, self._packing_width(), by_group=self._by_group):
-            loss = _MicroBatch(self, rows[places], counts, places).loss()
-            if not bool(torch.isfinite(loss)):
-                raise DovetailError(
-                    f"the loss is {loss.item()} in a micro-batch of {len(places)} sequences",
-                    hint="lower the learning rate, or look at the rollouts of this step with `dovetail rollouts`",
-                )
-            if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
+        work, chosen = partial(self._micro_batch, rows, counts), rollouts.select(rows)
+        done = context.ranks.each(work, chosen, budget, self._packing_width(), by_group=self._by_group)
+        context.ranks.add(p for agent in self.agents.values() for p in agent.named_parameters().values())
+        self._steps.append(Counter())
+        for _, (shares, weights) in done:
+            self._steps[-1].update(shares)
+            self._weights += weights
+
+    def _micro_batch(self, rows: Tensor, counts: StepCounts, places: Tensor) -> tuple[dict[str, float], Tensor]:
+        """Add the gradients of a micro-batch; its shares of the metrics, and what it knows of importance weights."""
+        batch = _MicroBatch(self, rows[places], counts, places)
+        loss = batch.loss()
+        if not bool(torch.isfinite(loss)):
+            raise DovetailError(
+                f"the loss is {loss.item()} in a micro-batch of {len(places)} sequences",
+                hint="lower the learning rate, or look at the rollouts of this step with `dovetail rollouts`",
+            )
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        return batch.shares, batch.weights
 
     def _packing_width(self) -> int | None:
         """Rows are bundled if every agent can read them so, and not in eager mode, which shows the plain way."""
         widths = [agent.packing_width for agent in self.agents.values()]
         return None if self.plan.context.eager or None in widths else min(widths, default=None)
-
-    def add(self, name: str, share: Tensor) -> None:
-        """Add a micro-batch's share of a metric."""
-        self._steps[-1][name] += share.item()
-
-    def add_weights(self, weights: Tensor) -> None:
-        """Add importance weights, for the effective sample size."""
-        weights = weights.double().cpu()
-        self._weights += torch.stack([weights.sum(), weights.square().sum(), torch.tensor(float(len(weights)))])
 
     def _metrics(self) -> dict[str, float]:
         metrics = {} if self._steps else {"loss": 0.0}
@@ -118,6 +118,8 @@ class _MicroBatch(Execution):
         model_pass = partial(forward, share=not learning.plan.context.eager)
         super().__init__(learning.plan, learning.plan.learn, values, model_pass, learning.watch)
         self._learning, self._counts, self._places = learning, counts, places
+        self.shares: dict[str, float] = {}  # of metrics: those of all micro-batches add up
+        self.weights = torch.zeros(3, dtype=torch.float64)
         self._rollouts: Rollouts = self.read(learning.plan.rollouts)
 
     def loss(self) -> Tensor:
@@ -128,7 +130,7 @@ class _MicroBatch(Execution):
         if not all(isinstance(share, Tensor) and share.ndim == 0 for share in shares):
             raise DovetailError("a loss must be a loss part, or an @dt.op that returns dt.LossTerms")
         loss = sum(shares, start=torch.zeros((), device=self._learning.device))
-        self._learning.add("loss", loss)
+        self.shares["loss"] = loss.item()
         return loss
 
     def operate(self, node: Node, inputs: dict[str, Any]) -> Outputs:
@@ -141,13 +143,14 @@ class _MicroBatch(Execution):
         if node.op.function:
             check_terms(node, terms, self._rollouts.sampled)
         share = reduce_terms(terms, self._counts, self._places)
-        self._learning.add(f"loss/{node.name}", share)
+        self.shares[f"loss/{node.name}"] = share.item()
         for name, metric in terms.metrics.items():
             self._add_mean(f"{node.op.part.name if node.op.part else node.name}/{name}", metric)
         return share
 
     def _add_mean(self, name: str, metric: Ragged | Tensor) -> None:
-        self._learning.add(name, mean_share(metric, self._counts, self._places))
+        share = mean_share(metric, self._counts, self._places).item()
+        self.shares[name] = self.shares.get(name, 0.0) + share
 
     def _sampler_statistics(self) -> None:
         """How far the policy is from the one that sampled: KL by the k3 estimator, effective sample size, entropy."""
@@ -159,4 +162,5 @@ class _MicroBatch(Execution):
         if self._rollouts.sampled_logprobs is not None:
             gap = logprobs - self._rollouts.sampled_logprobs
             self._add_mean("kl_to_sampler", gap.exp() - 1 - gap)
-            self._learning.add_weights(gap.values.clamp(-20, 20).exp())
+            ratios = gap.values.clamp(-20, 20).exp().double().cpu()
+            self.weights = torch.stack([ratios.sum(), ratios.square().sum(), torch.tensor(float(len(ratios)))])

@@ -62,9 +62,16 @@ class Driver:
         return attrs.evolve(self._environment, kind="rewards", instance=EnvironmentReward(self._environment))
 
     def play(
-        self, agent: Any, tasks: Tasks, samples: int, sampling: Sampling, seed: int, offloader: Offloader
+        self,
+        agent: Any,
+        tasks: Tasks,
+        samples: int,
+        sampling: Sampling,
+        seed: int,
+        offloader: Offloader,
+        places: Sequence[int] | None = None,
     ) -> dict[str, Any]:
-        """Play ``samples`` episodes of each task.
+        """Play ``samples`` episodes of each task; with ``places``, of the tasks there alone, as if all were played.
 
         Returns:
             ``out``, the rollouts, and ``metrics``.
@@ -74,9 +81,10 @@ class Driver:
         """
         numbers = random.Random(seed)
         seeds = [numbers.getrandbits(31) for _ in tasks]
+        draws = [[numbers.getrandbits(62) for _ in range(samples)] for _ in tasks]
         episodes = [
-            Episode(row * samples + sample, task, seeds[row], numbers.getrandbits(62))
-            for row, task in enumerate(tasks)
+            Episode(row * samples + sample, tasks[place], seeds[place], draws[place][sample])
+            for row, place in enumerate(range(len(tasks)) if places is None else places)
             for sample in range(samples)
         ]
         game = _Game(self, agent, sampling, episodes, offloader)

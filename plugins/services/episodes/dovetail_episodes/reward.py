@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 
 import attrs
 
@@ -15,6 +16,7 @@ class EnvironmentReward:
     """What the environment gave in all turns; of completions that are no episode, what it gives them as its one turn."""
 
     environment: Part
+    traits = ("by_row",)  # it asks for the rollouts, and yet gives a row the same whatever is beside it
 
     @hookimpl
     async def score(self, rollouts: Rollouts) -> list[float | Invalid]:
@@ -25,14 +27,15 @@ class EnvironmentReward:
             return [
                 Invalid(reasons[row]) if row in reasons else value for row, value in enumerate(played.values.tolist())
             ]
-        rows = enumerate(zip(rollouts.texts, rollouts.tasks, strict=True))
-        return list(await asyncio.gather(*(self._single_turn(text, row, task) for row, (text, task) in rows)))
+        rows = zip(rollouts.texts, rollouts.tasks, strict=True)
+        return list(await asyncio.gather(*(self._single_turn(text, task) for text, task in rows)))
 
-    async def _single_turn(self, text: str, row: int, task: Task) -> float | Invalid:
+    async def _single_turn(self, text: str, task: Task) -> float | Invalid:
         try:
             environment = await self.environment.instance.make()
             try:
-                await environment.reset(seed=row, task=task)
+                # Samples of a task meet the same episode, wherever in a batch they are.
+                await environment.reset(seed=zlib.crc32(task.id.encode()), task=task)
                 return float((await environment.step(Message("assistant", text))).reward)
             finally:
                 await environment.close()

@@ -9,9 +9,11 @@ from dovetail.agents.agent import Agent
 from dovetail.messages import Tasks
 from dovetail.parts import Part
 from dovetail.rollouts import Rollouts
-from dovetail.runtime.scoring import Offloader, PendingScores, driver_of
+from dovetail.runtime.scoring import Offloader, driver_of
 from dovetail.sampling import Sampling
 from dovetail.settings import TrainSettings
+from dovetail_trainer.ranks import Ranks
+from dovetail_trainer.sharing import SharedDriver
 
 
 def play(
@@ -23,9 +25,11 @@ def play(
     settings: TrainSettings,
     offloader: Offloader,
     seed: int = 0,
+    ranks: Ranks | None = None,
 ) -> Rollouts:
     """Samples of each task, side by side; their total is the reward ``reward``, beside what it is made of."""
-    driver = driver_of(environment, settings)
+    ranks = ranks or Ranks()
+    driver = SharedDriver(driver_of(environment, settings), ranks)
     if driver.many_turns:
         rollouts: Rollouts = driver.play(policy, tasks, samples, sampling, seed, offloader)["out"]
     else:
@@ -34,6 +38,6 @@ def play(
         generated = policy.generate(prompts, samples, sampling, seeds)
         facts = {"sampling": sampling, "policy_version": policy.version, "decode": policy.decode}
         rollouts = Rollouts.single_turn(prompts, generated, tasks, samples=samples, **facts)
-    total = PendingScores(driver.reward(), rollouts, offloader, settings.reward_timeout).result()
+    total = ranks.score(driver.reward(), rollouts, offloader, settings.reward_timeout).result()
     parts = {name: scores for name, scores in rollouts.rewards.items() if name != environment.label}
     return attrs.evolve(rollouts, rewards={"reward": total, **parts})

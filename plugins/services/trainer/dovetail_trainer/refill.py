@@ -5,20 +5,19 @@ from __future__ import annotations
 import copy
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor
 
 from dovetail.compiler.compile import Compiled
 from dovetail.errors import RecipeError
 from dovetail.graph.ops import SAMPLERS
-from dovetail.messages import Tasks
 from dovetail.ragged import Ragged
-from dovetail.rollouts import Rollouts, Scores
+from dovetail.rollouts import Rollouts
 from dovetail.runtime.collect import Collected
+from dovetail_trainer.joining import joined
 
 SEED_STRIDE = 99_999_989  # between the draws of a step, far above the number of steps
 
@@ -53,19 +52,19 @@ def collect(compiled: Compiled, data: Callable[[int], Mapping[str, Any]], step: 
     rows = [torch.isin(piece.rollouts.groups, groups) for piece, groups in zip(pieces, kept, strict=True)]
     if not any(map(len, kept)):
         rows[0] = torch.ones_like(rows[0])
-    joined = copy.copy(first)
-    joined.values = _rows([piece.values for piece in pieces], rows)
-    joined.rollouts, joined.valid = _rows([p.rollouts for p in pieces], rows), _rows([p.valid for p in pieces], rows)
-    joined.seconds = defaultdict(float, sum((Counter(piece.seconds) for piece in pieces), Counter()))
+    whole = copy.copy(first)
+    whole.values = joined([piece.values for piece in pieces], rows)
+    whole.rollouts, whole.valid = joined([p.rollouts for p in pieces], rows), joined([p.valid for p in pieces], rows)
+    whole.seconds = defaultdict(float, sum((Counter(piece.seconds) for piece in pieces), Counter()))
     drawn = wanted * len(pieces)
-    joined.metrics = {
+    whole.metrics = {
         **{name: statistics.fmean(piece.metrics[name] for piece in pieces) for name in first.metrics},
         "tokens": sum(piece.metrics["tokens"] for piece in pieces),
         "draws": float(len(pieces)),
         "groups_without_signal": 1 - sum(len(_teaching(piece)) for piece in pieces) / drawn,
     }
     everything = [torch.ones_like(taken) for taken in rows]
-    return joined, _rows([piece.rollouts for piece in pieces], everything)
+    return whole, joined([piece.rollouts for piece in pieces], everything)
 
 
 def _teaching(collected: Collected) -> Tensor:
@@ -77,51 +76,3 @@ def _teaching(collected: Collected) -> Tensor:
             taught = taught & (credit.map(torch.abs).max() > 0)
     numbers: Tensor = torch.unique(collected.rollouts.groups[taught])
     return numbers
-
-
-def _rows(values: Sequence[Any], rows: Sequence[Tensor]) -> Any:
-    """The given rows of what flows along an edge, over all draws; what has no rows is the first draw's."""
-    first, count = values[0], len(rows[0])
-    if isinstance(first, Mapping):
-        return {key: _rows([value[key] for value in values], rows) for key in first}
-    has_rows = isinstance(first, Rollouts | Ragged | Scores) or (isinstance(first, Tensor) and first.ndim > 0)
-    if not has_rows or len(first) != count:
-        return first
-    if isinstance(first, Tensor):
-        return torch.cat([value[taken] for value, taken in zip(values, rows, strict=True)])
-    taken = [value.select(mask) for value, mask in zip(values, rows, strict=True)]
-    if isinstance(first, Ragged):
-        return Ragged.cat(taken)
-    return _one_batch(taken) if isinstance(first, Rollouts) else _one_column(taken)
-
-
-def _one_column(scores: Sequence[Scores]) -> Scores:
-    starts = torch.tensor([0, *(len(each) for each in scores)]).cumsum(0).tolist()
-    reasons = {
-        start + row: why for start, each in zip(starts, scores, strict=False) for row, why in each.reasons.items()
-    }
-    return Scores(torch.cat([each.values for each in scores]), torch.cat([each.status for each in scores]), reasons)
-
-
-def _one_batch(batches: Sequence[Rollouts]) -> Rollouts:
-    """Rollouts below one another; groups are numbered anew, because each draw counts from 0."""
-    first, several = batches[0], len(batches)
-    offsets = torch.tensor([0, *(int(batch.groups.max()) + 1 if len(batch) else 0 for batch in batches)]).cumsum(0)
-
-    def cat(name: str) -> Any:
-        parts = [getattr(batch, name) for batch in batches]
-        return None if parts[0] is None else Ragged.cat(parts)
-
-    return attrs.evolve(
-        first,
-        tokens=cat("tokens"),
-        origin=cat("origin"),
-        groups=torch.cat([batches[index].groups + offsets[index] for index in range(several)]),
-        tasks=Tasks(task for batch in batches for task in batch.tasks),
-        sampled_logprobs=cat("sampled_logprobs"),
-        finish_reasons=tuple(reason for batch in batches for reason in batch.finish_reasons),
-        rewards={name: _one_column([batch.rewards[name] for batch in batches]) for name in first.rewards},
-        steps=cat("steps"),
-        step_rewards=cat("step_rewards"),
-        conversations=tuple(said for batch in batches for said in batch.conversations),
-    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import itertools
 import json
 import resource
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,8 +22,9 @@ from torch import Tensor
 
 from dovetail.agents.agent import Agent
 from dovetail.compiler.compile import compile
-from dovetail.errors import CheckpointError, DataError, DovetailError, RecipeError, TooManyInvalid
+from dovetail.errors import CheckpointError, DataError, DovetailError, RecipeError, TooManyInvalid, UserError
 from dovetail.graph.graph import Graph
+from dovetail.graph.ops import SAMPLERS
 from dovetail.graph.recipe import Recipe, as_recipe
 from dovetail.graph.types import AGENT, PROMPTS, ROLLOUTS
 from dovetail.messages import Task, Tasks
@@ -40,8 +43,10 @@ from dovetail_trainer.layouts import layout_of
 from dovetail_trainer.lock import compare_lock, plugin_lock
 from dovetail_trainer.manager import PartManager
 from dovetail_trainer.playing import play
+from dovetail_trainer.ranks import Ranks
 from dovetail_trainer.run import Run
 from dovetail_trainer.settings import DataSettings
+from dovetail_trainer.sharing import SharedDriver, share_generation
 
 EVALUATION_BATCH = 128
 log = structlog.get_logger()
@@ -82,6 +87,7 @@ class Trainer:
         run_dir: str | Path | None = None,
         **single: Any,
     ) -> None:
+        self.ranks = Ranks.join(policy.device)
         self.recipe = as_recipe(recipe)
         mistakes, checked = check_options(TrainSettings, single)
         if mistakes:
@@ -104,19 +110,36 @@ class Trainer:
             log.warning(warning)
         refill.draws_of(self.compiled)  # what cannot be drawn again is told now
         self._batches = self._make_batches()
-        run_dir = run_dir or f"runs/{self.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        self.run = Run(Path(run_dir), self.recipe.name)
+        self.run_dir = Path(self.ranks.agree(run_dir or f"runs/{self.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
+        self.run = Run(self.run_dir if self.ranks.is_first else _scratch(), self.recipe.name)
         self.run.compiled, self.run.agents, self.run.batches = self.compiled, self.agents, self._batches
         named = [*filter(None, [self.environment]), *self.rewards, *self.loggers, *self.extensions]
         graph_parts = [node.op.part for node in self.compiled.graph if node.op.part and node.op.name != "reward"]
         samples = self.environment is not None or any(node.op.name == "generate" for node in self.compiled.graph)
         self.parts = [*named, *graph_parts, *_weights(self.compiled.graph), *([policy.generator] if samples else [])]
-        self._manager, self._listening = PartManager(self.parts), list(self.loggers)
+        self._listening = list(self.loggers) if self.ranks.is_first else []
+        self._manager = PartManager([part for part in self.parts if part.kind != "loggers" or part in self._listening])
+        self._share_work()
         self._saved_step = 0
 
     @property
     def policy(self) -> Agent:
         return self.agents["policy"]
+
+    def _share_work(self) -> None:
+        """Let the processes of the run share the work of a step; a UserError if there are more than prompts."""
+        ranks, context, size = self.ranks, self.compiled.plan.context, self.settings.batch_size
+        if ranks.count == 1:
+            return
+        if size < ranks.count:
+            problem = f"{ranks.count} processes cannot share a batch of {size}"
+            raise UserError(problem, hint=f"batch_size={ranks.count} or more, or fewer processes")
+        context.ranks = ranks
+        if context.driver is not None:
+            context.driver = SharedDriver(context.driver, ranks)
+        sampled = {node.inputs["policy"].node for node in self.compiled.graph if node.op.name in SAMPLERS}
+        for name in {"policy", *sampled} if sampled or self.environment else ():
+            share_generation(self.agents[name], ranks)
 
     def _make_batches(self) -> Batches:
         graph, size, seed = self.compiled.graph, self.settings.batch_size, self.settings.seed
@@ -146,7 +169,7 @@ class Trainer:
 
         Whatever error ends the run, its folder holds everything up to the last checkpoint.
         """
-        run, outcome, metrics = self.run, "done", dict[str, float]()
+        run, ranks, outcome, metrics = self.run, self.ranks, "done", dict[str, float]()
         check_tokenizers(self.compiled.graph, self.agents, self.given_agents)
         run.claim()
         run.steps = steps
@@ -155,6 +178,8 @@ class Trainer:
         run.write_text("config.json", json.dumps(config, indent=2) + "\n")
         structlog.contextvars.bind_contextvars(run=run.directory.name)
         try:
+            ranks.check_weights(self.agents)
+            checkpoint.restore_random_state(ranks.agree(checkpoint.random_state()))
             self._manager.broadcast("on_run_start", run=run)
             if self.settings.evaluate_every and run.step == 0:
                 self._report(self.evaluate())
@@ -162,10 +187,13 @@ class Trainer:
                 metrics = self.step()
             if run.step != self._saved_step:
                 self.checkpoint()
-            self._log("log_artifact", path=self.save(run.directory / "final"), name="final")
+            if ranks.is_first:
+                self._log("log_artifact", path=self.save(run.directory / "final"), name="final")
+            ranks.gather("the end", None)  # nobody leaves while the model is being written
             outcome = f"stopped: {run.stop_reason}" if run.stop_reason else "done"
         except BaseException as error:
             outcome = f"failed: {error}"
+            ranks.tell(error)
             raise
         finally:
             self._end(outcome)
@@ -186,13 +214,13 @@ class Trainer:
         metrics = {**self.compiled.learn(collected), **run.take_metrics()}
         run.step += 1
         run.write_invalid(run.step, drawn)
-        if self._kind == PROMPTS and self._is_due(settings.rollouts_every):
+        if self._kind == PROMPTS and self.ranks.is_first and self._is_due(settings.rollouts_every):
             self._write_rollouts(collected)
         if self._is_due(settings.evaluate_every):
             metrics.update(self.evaluate())
         seconds = time.perf_counter() - started
         metrics.update({"time/step": seconds, "tokens_per_second": metrics["tokens"] / seconds, "rss_mb": _rss_mb()})
-        self._report(metrics)
+        metrics = self._report(metrics)
         if self._is_due(settings.checkpoint_every):
             self.checkpoint()
         return metrics
@@ -210,11 +238,13 @@ class Trainer:
         self.run.write_rollouts(self.run.step, collected.rollouts, first.get("total"), first.get("advantages"))
         self._log("log_rollouts", step=self.run.step, rollouts=collected.rollouts)
 
-    def _report(self, metrics: Mapping[str, float]) -> None:
-        step = self.run.step
+    def _report(self, metrics: dict[str, float]) -> dict[str, float]:
+        step, metrics = self.run.step, self.ranks.agree(metrics)  # times differ, and parts may steer by them
         self.run.write_metrics(step, metrics)
         self._log("log_metrics", step=step, metrics=metrics)
         self._manager.broadcast("on_step_end", run=self.run, step=step, metrics=metrics)
+        self.run.stop_reason = next(filter(None, self.ranks.gather("stop", self.run.stop_reason)), None)
+        return metrics
 
     def _log(self, hook: str, **arguments: Any) -> None:
         """Tell the loggers. One that fails is reported once and switched off: a broken sink must not cost a run."""
@@ -236,7 +266,7 @@ class Trainer:
         with contextlib.closing(Offloader()) as offloader:
             for start in range(0, len(tasks), EVALUATION_BATCH):
                 chosen = Tasks(tasks[start : start + EVALUATION_BATCH])
-                rollouts = play(self.policy, environment, chosen, 1, greedy, settings, offloader)
+                rollouts = play(self.policy, environment, chosen, 1, greedy, settings, offloader, ranks=self.ranks)
                 lengths.append(rollouts.sampled.lengths)
                 for name, given in rollouts.rewards.items():
                     scores[name].append(given)
@@ -273,14 +303,19 @@ class Trainer:
 
     def checkpoint(self) -> Path:
         """Write a checkpoint: everything that the rest of the run depends on."""
-        run, lock = self.run, plugin_lock(self.parts)
+        self.ranks.check_weights(self.agents)
+        run, path, self._saved_step = self.run, self.run_dir / "checkpoints", self.run.step
+        if self.ranks.is_first:
+            path = self._write_checkpoint(path)
+        self._manager.broadcast("on_checkpoint", run=run, path=self.ranks.agree(path))
+        return path
+
+    def _write_checkpoint(self, folder: Path) -> Path:
         parts = {str(i): part.instance.state_dict() for i, part in enumerate(self.parts) if part.has("state_dict")}
         state = {"parts": parts, "random": checkpoint.random_state()}
         files = {**checkpoint.agent_files(self.agents), "state.pt": state}
-        path = checkpoint.save(run.directory / "checkpoints", run.step, files, lock, self.settings.keep_checkpoints)
-        self._saved_step = run.step
-        self._manager.broadcast("on_checkpoint", run=run, path=path)
-        return path
+        keep = self.settings.keep_checkpoints
+        return checkpoint.save(folder, self.run.step, files, plugin_lock(self.parts), keep)
 
     @classmethod
     def resume(cls, run_dir: str | Path, *, ignore_lock: bool = False) -> Trainer:
@@ -300,7 +335,10 @@ class Trainer:
 
     def load_checkpoint(self, *, ignore_lock: bool = False) -> None:
         """Continue from the newest checkpoint of the run's folder, or from the start if there is none yet."""
-        found = checkpoint.found(self.run.directory / "checkpoints")
+        found = checkpoint.found(self.run_dir / "checkpoints")
+        if len(seen := set(self.ranks.gather("checkpoints", found[-1].name if found else "none"))) > 1:
+            problem = f"the processes see different checkpoints in {self.run_dir}: {', '.join(sorted(seen))}"
+            raise CheckpointError(problem, hint="put the run's folder where all machines can read it")
         if found:
             saved = checkpoint.load(found[-1])
             differences = compare_lock(saved["lock"], plugin_lock(self.parts))
@@ -318,6 +356,13 @@ class Trainer:
 
 def _mean_of_valid(given: Sequence[Scores]) -> float:
     return torch.cat([scores.values[scores.valid] for scores in given]).mean().item()
+
+
+def _scratch() -> Path:
+    """A folder, until the process ends, for what parts of a process write that is not the first."""
+    folder = tempfile.TemporaryDirectory(prefix="dovetail-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def _weights(graph: Graph) -> list[Part]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -42,10 +43,12 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         if "--traceback" in arguments:
             raise
+        rank = os.environ.get("RANK")
+        place = "error" if rank is None else f"error in process {rank}"
         if isinstance(error, DovetailError):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"{place}: {error}", file=sys.stderr)
             return error.exit_code
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{place}: {type(error).__name__}: {error}", file=sys.stderr)
         print("  try: the same command with --traceback", file=sys.stderr)
         return 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from typing import Any
 
@@ -15,6 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a value")
     parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
     parser.add_argument("--steps", type=int, help="train until this step; by default what the configuration says")
+    parser.add_argument("--processes", type=int, default=1, help="of this machine that share the work, one a GPU")
     parser.add_argument("--profile", action="store_true", help="write a trace of a few steps into the run's folder")
     parser.add_argument("--ignore-lock", action="store_true", help="resume although plugin versions differ")
 
@@ -29,6 +31,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.resume and (arguments.set or arguments.profile):
         hint = "--steps N takes it further; for anything else start a new run"
         raise UserError("--set and --profile cannot change a run that is resumed", hint=hint)
+    if arguments.processes != 1:
+        from dovetail_trainer.launch import launch
+
+        load(f"{arguments.resume}/config.json") if arguments.resume else load(arguments.config, arguments.set)
+        return launch(arguments.processes, _words(arguments))  # what is wrong in the file has been told once
     configure_logging()
     if arguments.resume:
         from dovetail_trainer.trainer import Trainer
@@ -43,9 +50,20 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"go on with: dovetail train --resume {trainer.run.directory}", file=sys.stderr)
         raise
+    if not trainer.ranks.is_first:
+        return 0
     reason = f" ({trainer.run.stop_reason})" if trainer.run.stop_reason else ""
     print(f"{trainer.run.step} steps done{reason}; the run is in {trainer.run.directory}")
     return 0
+
+
+def _words(arguments: argparse.Namespace) -> list[str]:
+    """The same command for each of several processes."""
+    words = ["train", *([arguments.config] if arguments.config else ["--resume", arguments.resume])]
+    words += [word for value in arguments.set for word in ("--set", value)]
+    words += ["--steps", str(arguments.steps)] if arguments.steps else []
+    flags = {"--profile": arguments.profile, "--ignore-lock": arguments.ignore_lock, "--traceback": arguments.traceback}
+    return words + [flag for flag, given in flags.items() if given]
 
 
 def _with_profile(config: Any) -> Any:
@@ -66,7 +84,7 @@ def configure_logging() -> None:
     import structlog
     from structlog import processors
 
-    on_terminal = sys.stderr.isatty()
+    on_terminal, rank = sys.stderr.isatty(), int(os.environ.get("RANK", 0))
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -74,6 +92,6 @@ def configure_logging() -> None:
             processors.TimeStamper(fmt="iso"),
             structlog.dev.ConsoleRenderer() if on_terminal else processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR if rank else logging.INFO),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # of the moment: it may be replaced
     )

@@ -11,6 +11,9 @@ import attrs
 import torch
 
 from dovetail.agents.agent import Agent
+from dovetail.compiler.compile import Compiled
+from dovetail.errors import UserError
+from dovetail.graph.ops import SAMPLERS
 from dovetail.messages import Tasks
 from dovetail.parts import Part
 from dovetail.ragged import Ragged
@@ -21,15 +24,27 @@ from dovetail_trainer.joining import one_batch
 from dovetail_trainer.ranks import Ranks
 
 
-def share_generation(agent: Agent, ranks: Ranks) -> None:
-    """Let every process sample its share of what the agent is asked for, with the seeds that one process would use."""
-    generator = agent.generator
-    if ranks.count > 1 and not isinstance(generator, _SharedGenerator):
-        fields = {field.name: getattr(generator, field.name) for field in attrs.fields(Part)}
-        vars(agent)["generator"] = _SharedGenerator(ranks, fields)
+def share_work(compiled: Compiled, ranks: Ranks) -> None:
+    """Let the processes of a run share the work of its steps; a UserError if there are more than prompts in a step."""
+    context, size = compiled.plan.context, compiled.plan.context.settings.batch_size
+    if ranks.count == 1:
+        return
+    if size < ranks.count:
+        problem = f"{ranks.count} processes cannot share a batch of {size}"
+        raise UserError(problem, hint=f"batch_size={ranks.count} or more, or fewer processes")
+    context.ranks = ranks
+    if context.driver is not None:
+        context.driver = SharedDriver(context.driver, ranks)
+    sampled = {node.inputs["policy"].node for node in compiled.graph if node.op.name in SAMPLERS}
+    for agent in [context.agents[name] for name in sorted(sampled)]:
+        if not isinstance(agent.generator, _SharedGenerator):
+            fields = {field.name: getattr(agent.generator, field.name) for field in attrs.fields(Part)}
+            vars(agent)["generator"] = _SharedGenerator(ranks, fields)
 
 
 class _SharedGenerator(Part):
+    """Has each process answer its share of the prompts, with the seeds that one process would use."""
+
     def __init__(self, ranks: Ranks, fields: Mapping[str, Any]) -> None:
         super().__init__(**fields)
         self._ranks = ranks

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from dovetail.agents.agent import Agent
 from dovetail.compiler.compile import compile
-from dovetail.errors import CheckpointError, DataError, DovetailError, RecipeError, TooManyInvalid, UserError
+from dovetail.errors import CheckpointError, DataError, DovetailError, RecipeError, TooManyInvalid
 from dovetail.graph.graph import Graph
-from dovetail.graph.ops import SAMPLERS
 from dovetail.graph.recipe import Recipe, as_recipe
 from dovetail.graph.types import AGENT, PROMPTS, ROLLOUTS
 from dovetail.messages import Task, Tasks
@@ -46,7 +45,7 @@ from dovetail_trainer.playing import play
 from dovetail_trainer.ranks import Ranks
 from dovetail_trainer.run import Run
 from dovetail_trainer.settings import DataSettings
-from dovetail_trainer.sharing import SharedDriver, share_generation
+from dovetail_trainer.sharing import share_work
 
 EVALUATION_BATCH = 128
 log = structlog.get_logger()
@@ -119,27 +118,12 @@ class Trainer:
         self.parts = [*named, *graph_parts, *_weights(self.compiled.graph), *([policy.generator] if samples else [])]
         self._listening = list(self.loggers) if self.ranks.is_first else []
         self._manager = PartManager([part for part in self.parts if part.kind != "loggers" or part in self._listening])
-        self._share_work()
+        share_work(self.compiled, self.ranks)
         self._saved_step = 0
 
     @property
     def policy(self) -> Agent:
         return self.agents["policy"]
-
-    def _share_work(self) -> None:
-        """Let the processes of the run share the work of a step; a UserError if there are more than prompts."""
-        ranks, context, size = self.ranks, self.compiled.plan.context, self.settings.batch_size
-        if ranks.count == 1:
-            return
-        if size < ranks.count:
-            problem = f"{ranks.count} processes cannot share a batch of {size}"
-            raise UserError(problem, hint=f"batch_size={ranks.count} or more, or fewer processes")
-        context.ranks = ranks
-        if context.driver is not None:
-            context.driver = SharedDriver(context.driver, ranks)
-        sampled = {node.inputs["policy"].node for node in self.compiled.graph if node.op.name in SAMPLERS}
-        for name in {"policy", *sampled} if sampled or self.environment else ():
-            share_generation(self.agents[name], ranks)
 
     def _make_batches(self) -> Batches:
         graph, size, seed = self.compiled.graph, self.settings.batch_size, self.settings.seed

@@ -24,7 +24,14 @@ WHOLE, EIGHTH = 1 << 20, 24
 
 
 def trajectory(
-    name: str, *, budget: int = WHOLE, share: bool = True, mode: Any = "auto", ranks: Ranks | None = None, **shape: Any
+    name: str,
+    *,
+    budget: int = WHOLE,
+    share: bool = True,
+    mode: Any = "auto",
+    ranks: Ranks | None = None,
+    steps: int = STEPS,
+    **shape: Any,
 ) -> dict[str, list[float]]:
     """Loss and gradient norms of every step; sampled with seeds of their own, so that equal weights draw equal tokens."""
     learning = dt.OptimizerSettings(use="torch.optim.SGD", lr=0.012, options={"momentum": 0.9})
@@ -41,10 +48,10 @@ def trajectory(
     share_work(compiled, ranks or Ranks())
     reads, rows = DATA.get(name, ("prompts", PROMPTS))
     given = {reads: encode_rows(rows, policy, layout_of(reads)) if name in DATA else rows}
-    steps = [compiled.run(**given) for _ in range(STEPS // (2 if name == "ppo" else 1))]
-    assert policy.version == STEPS
-    watched = [key for key in steps[0] if key == "loss" or key.endswith("grad_norm")]
-    return {key: [metrics[key] for metrics in steps] for key in watched}
+    told = [compiled.run(**given) for _ in range(steps // (2 if name == "ppo" else 1))]
+    assert policy.version == steps
+    watched = [key for key in told[0] if key == "loss" or key.endswith("grad_norm")]
+    return {key: [metrics[key] for metrics in told] for key in watched}
 
 
 def shared_trajectory(name: str, processes: int = 2, **options: Any) -> dict[str, list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -44,10 +45,8 @@ def in_processes(count: int, work: Callable[..., Any], *arguments: Any, timeout:
             assert ready, f"no process has said anything for {timeout:g} s"
             for end in ready:
                 rank = ends.pop(end)
-                try:
+                with contextlib.suppress(EOFError):
                     results[rank] = end.recv()
-                except EOFError:
-                    pass
     finally:
         for process in processes:
             process.kill()

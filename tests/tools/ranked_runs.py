@@ -99,7 +99,12 @@ def trainer(folder: Path, *, trouble: tuple[int, str] | None = None, **words: An
         settings = {"prompts": ROWS, "rewards": [lowercase], **settings}
     extensions = [Trouble(*(trouble or (0, "none")))]
     return dt.Trainer(
-        "grpo", policy=tiny_policy(dtype="float64"), loggers=["jsonl"], extensions=extensions, run_dir=folder, **settings
+        "grpo",
+        policy=tiny_policy(dtype="float64"),
+        loggers=["jsonl"],
+        extensions=extensions,
+        run_dir=folder,
+        **settings,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
-from dovetail import catalog
+from dovetail import catalog, load
 from dovetail.compiler.passes import bind, check_learning, drop_dead, fold, merge_common, require_agents
 from dovetail.compiler.plan import Context, Plan, partition, schedule
 from dovetail.errors import RecipeError, did_you_mean
@@ -17,7 +17,6 @@ from dovetail.graph.types import AGENT
 from dovetail.parts import HOOKS_BY_KIND, Part
 from dovetail.registry import as_part
 from dovetail.runtime.collect import Collected
-from dovetail.runtime.execute import Watch
 from dovetail.runtime.learn import Learning
 from dovetail.runtime.scoring import Offloader, driver_of
 from dovetail.sampling import Sampling
@@ -63,12 +62,12 @@ class Compiled:
         Returns:
             Metrics: ``loss``, ``reward/…``, ``kl_to_sampler``, times, …
         """
-        watch = Watch(self.graph, breakpoints) if trace or breakpoints else None
+        watch = load("dovetail_trainer.watch").Watch(self.graph, breakpoints) if trace or breakpoints else None
         metrics = self.learn(self.collect(seed=seed, watch=watch, **data), watch=watch)
         self.trace = watch.lines if watch else []
         return metrics
 
-    def collect(self, *, seed: int | None = None, watch: Watch | None = None, **data: Any) -> Collected:
+    def collect(self, *, seed: int | None = None, watch: Any = None, **data: Any) -> Collected:
         """The first half of a step: everything but learning.
 
         Raises:
@@ -87,7 +86,7 @@ class Compiled:
         collected.run()
         return collected
 
-    def learn(self, collected: Collected, *, update: bool = True, watch: Watch | None = None) -> dict[str, float]:
+    def learn(self, collected: Collected, *, update: bool = True, watch: Any = None) -> dict[str, float]:
         """The second half. With ``update=False`` gradients are left on the parameters and no optimizer steps.
 
         Raises:

@@ -20,7 +20,7 @@ from dovetail.graph.ops import ROLLOUT, SAMPLERS
 from dovetail.messages import Task, Tasks
 from dovetail.rollouts import Rollouts, Scores
 from dovetail.runtime.evaluate import Outputs, broken, estimate, read_outputs, start_function, weigh
-from dovetail.runtime.execute import Execution, Watch
+from dovetail.runtime.execute import Execution
 from dovetail.runtime.forward import forward_all
 from dovetail.runtime.scoring import Offloader
 
@@ -35,9 +35,7 @@ class Collected(Execution):
     valid: Tensor  # [B] bool, rows that may enter the loss
     metrics: dict[str, float]
 
-    def __init__(
-        self, plan: Plan, data: Mapping[str, Any], seed: int, offloader: Offloader, watch: Watch | None
-    ) -> None:
+    def __init__(self, plan: Plan, data: Mapping[str, Any], seed: int, offloader: Offloader, watch: Any) -> None:
         given = {name: {"out": value} for name, value in data.items()}
         super().__init__(plan, plan.collect, given, self._forward_all, watch)
         self.seed, self._offloader = seed, offloader
@@ -116,8 +114,8 @@ class Collected(Execution):
                 self.outputs(other)  # a reward is asked for one batch at a time
             self._running[node.name] = node, inputs, ranks.score(part, inputs["rollouts"], self._offloader, timeout)
         elif node.op.offload:
-            start = partial(start_function, node, inputs)
-            self._running[node.name] = node, inputs, ranks.submit(self._offloader, start)
+            work = ranks.submit(self._offloader, partial(start_function, node, inputs))
+            self._running[node.name] = node, inputs, work
         elif part:
             return estimate(node, inputs, inputs["rollouts"])
         elif node.op.name in SAMPLERS:

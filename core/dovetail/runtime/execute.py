@@ -1,21 +1,20 @@
-"""Running the nodes of half a plan in their order: values by port, shared model passes, times, and who watches."""
+"""Running the nodes of half a plan in their order: values by port, shared model passes, times."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from dovetail.compiler.plan import Plan
-from dovetail.graph.graph import Graph
 from dovetail.graph.node import Node, Ref
 from dovetail.graph.ops import FORWARD_OPS
 from dovetail.ragged import Ragged
-from dovetail.rollouts import Rollouts, Scores
+from dovetail.rollouts import Rollouts
 from dovetail.runtime.evaluate import Outputs, arithmetic, broken, read_outputs, start_function, total
 
 Forward = Callable[[Any, Rollouts, Collection[str]], Outputs]  # agent, rollouts, operations: values by operation
@@ -31,46 +30,11 @@ def timed(seconds: defaultdict[str, float], phase: str) -> Iterator[None]:
     seconds[phase] += time.perf_counter() - started
 
 
-class Watch:
-    """Is told of each node: keeps a line of its outputs, and stops Python's debugger at breakpoints."""
-
-    def __init__(self, graph: Graph, breakpoints: Iterable[str] = ()) -> None:
-        self._breakpoints = {graph[name].name for name in breakpoints}
-        self._started = 0.0
-        self.lines: list[str] = []
-
-    def enter(self, node: Node, inputs: Mapping[str, Any]) -> None:
-        if node.name in self._breakpoints:
-            breakpoint()  # noqa: T100 - the user asked for it; `node` and `inputs` are at hand
-        self._started = time.perf_counter()
-
-    def leave(self, node: Node, outputs: Mapping[str, Any]) -> None:
-        seconds = time.perf_counter() - self._started
-        shown = ", ".join(f"{port} {_describe(value)}" for port, value in outputs.items())
-        self.lines.append(f"{node.name}: {shown} ({seconds * 1e3:.1f} ms)")
-
-
-def _describe(value: Any) -> str:
-    """Shape, mean and spread of a value."""
-    if isinstance(value, Scores):
-        return f"[{len(value)}]{_statistics(value.values[value.valid])}, {int((~value.valid).sum())} invalid"
-    if isinstance(value, Ragged):
-        return f"[{len(value)} rows, {len(value.values)} tokens]{_statistics(value.values)}"
-    return f"{list(value.shape)}{_statistics(value)}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _statistics(values: Tensor) -> str:
-    if not values.numel() or not values.dtype.is_floating_point:
-        return ""
-    values = values.detach().double()
-    return f" mean {values.mean():.4g} std {values.std(correction=0):.4g}"
-
-
 class Execution:
     """Nodes run in order, each on the outputs of those before it; ``values`` holds the outputs of each by port."""
 
     def __init__(
-        self, plan: Plan, nodes: Sequence[Node], values: dict[str, Outputs], forward: Forward, watch: Watch | None
+        self, plan: Plan, nodes: Sequence[Node], values: dict[str, Outputs], forward: Forward, watch: Any
     ) -> None:
         self.plan, self.nodes, self.values, self.watch = plan, nodes, values, watch
         values |= {name: {"out": agent} for name, agent in plan.context.agents.items()}

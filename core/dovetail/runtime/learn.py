@@ -19,7 +19,7 @@ from dovetail.ragged import Ragged
 from dovetail.rollouts import LossTerms, Rollouts
 from dovetail.runtime.collect import Collected
 from dovetail.runtime.evaluate import Outputs, check_terms, loss_terms, take
-from dovetail.runtime.execute import Execution, Watch, timed
+from dovetail.runtime.execute import Execution, timed
 from dovetail.runtime.forward import forward
 from dovetail.runtime.reduce import StepCounts, mean_share, reduce_terms
 
@@ -27,7 +27,7 @@ from dovetail.runtime.reduce import StepCounts, mean_share, reduce_terms
 class Learning:
     """Learns from a batch. Shares of a metric add up within an optimizer step, and steps are averaged."""
 
-    def __init__(self, plan: Plan, collected: Collected, watch: Watch | None) -> None:
+    def __init__(self, plan: Plan, collected: Collected, watch: Any) -> None:
         self.plan, self.collected, self.watch = plan, collected, watch
         self._by_group = any("groups" in node.op.part.needs("loss_terms") for node in plan.learn if node.op.part)
         self.losses = [loss for loss in plan.graph.losses if loss.after <= plan.context.step]
@@ -118,7 +118,7 @@ class _MicroBatch(Execution):
         model_pass = partial(forward, share=not learning.plan.context.eager)
         super().__init__(learning.plan, learning.plan.learn, values, model_pass, learning.watch)
         self._learning, self._counts, self._places = learning, counts, places
-        self.shares: dict[str, float] = {}  # of metrics: those of all micro-batches add up
+        self.shares = defaultdict[str, float](float)  # of metrics: those of all micro-batches add up
         self.weights = torch.zeros(3, dtype=torch.float64)
         self._rollouts: Rollouts = self.read(learning.plan.rollouts)
 
@@ -149,8 +149,7 @@ class _MicroBatch(Execution):
         return share
 
     def _add_mean(self, name: str, metric: Ragged | Tensor) -> None:
-        share = mean_share(metric, self._counts, self._places).item()
-        self.shares[name] = self.shares.get(name, 0.0) + share
+        self.shares[name] += mean_share(metric, self._counts, self._places).item()
 
     def _sampler_statistics(self) -> None:
         """How far the policy is from the one that sampled: KL by the k3 estimator, effective sample size, entropy."""

@@ -70,7 +70,9 @@ class Ranks(Alone):
             dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=waiting)
         except (RuntimeError, ValueError) as error:
             problem = f"process {rank} of {count} has not found the others at {address}: {error}"
-            raise UserError(problem, hint="start all of them by torchrun, or by dovetail train --processes N") from error
+            raise UserError(
+                problem, hint="start all of them by torchrun, or by dovetail train --processes N"
+            ) from error
         atexit.register(_leave)
         return cls(rank, count, store, silence)
 
@@ -242,7 +244,9 @@ def _number(name: str, default: int | None = None) -> int:
 
 def _check_backend(device: torch.device, count: int) -> None:
     if not dist.is_available() or not dist.is_gloo_available():
-        raise UserError("this PyTorch cannot train in several processes: it has no gloo", hint="install torch's own build")
+        raise UserError(
+            "this PyTorch cannot train in several processes: it has no gloo", hint="install torch's own build"
+        )
     if device.type != "cuda":
         return
     if not dist.is_nccl_available():

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
-import torch
 
 from dovetail.agents.agent import Agent
 from dovetail.compiler.compile import Compiled

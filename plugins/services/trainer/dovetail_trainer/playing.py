@@ -29,7 +29,9 @@ def play(
 ) -> Rollouts:
     """Samples of each task, side by side; their total is the reward ``reward``, beside what it is made of."""
     ranks = ranks or Ranks()
-    driver = SharedDriver(driver_of(environment, settings), ranks)
+    driver = driver_of(environment, settings)
+    if ranks.count > 1:
+        driver = SharedDriver(driver, ranks)
     if driver.many_turns:
         rollouts: Rollouts = driver.play(policy, tasks, samples, sampling, seed, offloader)["out"]
     else:

@@ -120,6 +120,15 @@ class Ranks(Alone):
                 what = getattr(error, "what", "") or f"{type(error).__name__}: {error}"
                 self._store.set(_FAILED, f"process {self.rank}: {what}")
 
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[None]:
+        """Tell the others of any error that leaves this context."""
+        try:
+            yield
+        except BaseException as error:
+            self.tell(error)
+            raise
+
     def _told(self) -> str:
         with contextlib.suppress(RuntimeError, AttributeError):
             if self._store.check([_FAILED]):

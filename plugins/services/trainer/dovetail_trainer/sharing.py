@@ -34,8 +34,9 @@ def share_work(compiled: Compiled, ranks: Ranks) -> None:
     context.ranks = ranks
     if context.driver is not None:
         context.driver = SharedDriver(context.driver, ranks)
-    sampled = {node.inputs["policy"].node for node in compiled.graph if node.op.name in SAMPLERS}
-    for agent in [context.agents[name] for name in sorted(sampled)]:
+    asked = {node.inputs["policy"].node for node in compiled.graph if node.op.name in SAMPLERS}
+    asked |= {"policy"} & context.agents.keys() if context.driver is not None else set()  # for evaluations
+    for agent in [context.agents[name] for name in sorted(asked)]:
         if not isinstance(agent.generator, _SharedGenerator):
             fields = {field.name: getattr(agent.generator, field.name) for field in attrs.fields(Part)}
             vars(agent)["generator"] = _SharedGenerator(ranks, fields)

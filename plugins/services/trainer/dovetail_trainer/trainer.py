@@ -153,6 +153,10 @@ class Trainer:
 
         Whatever error ends the run, its folder holds everything up to the last checkpoint.
         """
+        with self.ranks.telling():
+            return self._fit(steps)
+
+    def _fit(self, steps: int) -> dict[str, float]:
         run, ranks, outcome, metrics = self.run, self.ranks, "done", dict[str, float]()
         check_tokenizers(self.compiled.graph, self.agents, self.given_agents)
         run.claim()
@@ -177,7 +181,6 @@ class Trainer:
             outcome = f"stopped: {run.stop_reason}" if run.stop_reason else "done"
         except BaseException as error:
             outcome = f"failed: {error}"
-            ranks.tell(error)
             raise
         finally:
             self._end(outcome)

@@ -60,6 +60,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0
     import argparse  # here, so that the overview need not wait for it
 
+    if name != "train" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(f"`dovetail {name}` runs in one process", hint="start it without torchrun")
     command = _find(name)
     parser = argparse.ArgumentParser(prog=f"dovetail {name}", description=command.__doc__, allow_abbrev=False)
     command.configure(parser)

@@ -37,6 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
         load(f"{arguments.resume}/config.json") if arguments.resume else load(arguments.config, arguments.set)
         return launch(arguments.processes, _words(arguments))  # what is wrong in the file has been told once
     configure_logging()
+    if int(os.environ.get("RANK", 0)):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends; the first one speaks
     if arguments.resume:
         from dovetail_trainer.trainer import Trainer
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dovetail as dt
-from dovetail.runtime.packing import bundles, micro_batches
+from dovetail.runtime.packing import micro_batches
 from dovetail.testing import tiny_agent, tiny_rollouts
 
 
@@ -25,12 +25,12 @@ def test_groups_stay_together_in_order_and_within_the_budget(groups, budget, wid
     tasks = dt.Tasks([dt.Task.of("", id=str(row)) for row in range(len(rows))])
     batch = dt.Rollouts(tokens=tokens, origin=origin, groups=numbers, tasks=tasks)
     batches = micro_batches(batch, budget, width, by_group=True)
-    assert sorted(torch.cat(batches).tolist()) == list(range(len(rows)))
-    for places in batches:
+    assert sorted(torch.cat([piece.rows for piece in batches]).tolist()) == list(range(len(rows)))
+    for piece in batches:
+        places, lines = piece.rows, piece.together
         assert places.tolist() == sorted(places.tolist())
         inside = set(numbers[places].tolist())
         assert len(places) == sum(len(groups[group]) for group in inside)
-        lines = bundles(batch.select(places), width, by_group=True)
         assert len(inside) == 1 or len(lines) * max(line.length for line in lines) <= budget
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import dovetail as dt
 from dovetail.runtime.forward import forward
-from dovetail.runtime.packing import Packed, bundles, micro_batches
+from dovetail.runtime.packing import Packed, bundles, cut, micro_batches
 
 SIZE = {"vocab_size": 50, "bos_token_id": None, "eos_token_id": 1}
 
@@ -51,9 +51,9 @@ def llama(**changes):
     return transformers.LlamaConfig(**shape, intermediate_size=64, **SIZE, **changes)
 
 
-def outputs(agent, batch, share):
+def outputs(agent, batch, together):
     agent.model.zero_grad()
-    given = forward(agent, batch, {"logprobs", "entropy"}, share=share)
+    given = forward(agent, batch, {"logprobs", "entropy"}, together)
     values = torch.cat([given["logprobs"].values, given["entropy"].values])
     (values * torch.sin(torch.arange(len(values)).double())).sum().backward()
     grads = [p.grad.flatten() for p in agent.model.parameters() if p.grad is not None]
@@ -65,8 +65,9 @@ def outputs(agent, batch, share):
 def test_sharing_a_prompt_changes_neither_log_probs_nor_gradients(config, tolerance):
     """Float64, prompts of several lengths, completions of several lengths."""
     agent, batch = agent_of(config()), rollouts([40, 7, 40], samples=5)
-    assert max(len(bundle.rows) for bundle in bundles(batch, agent.packing_width)) > 1
-    shared, alone = outputs(agent, batch, True), outputs(agent, batch, False)
+    together = bundles(batch, agent.packing_width)
+    assert max(len(bundle.rows) for bundle in together) > 1
+    shared, alone = outputs(agent, batch, together), outputs(agent, batch, bundles(batch, None))
     for ours, expected in zip(shared, alone, strict=True):
         assert (ours - expected).norm() <= tolerance * expected.norm()
 
@@ -79,10 +80,11 @@ def test_every_row_is_in_one_micro_batch_and_every_token_in_its_place(lengths, s
     """Whatever the prompts, the budget and the group."""
     batch = rollouts(lengths, samples, seed)
     pieces = micro_batches(batch, budget, 16)
-    assert sorted(row for piece in pieces for row in piece.tolist()) == list(range(len(batch)))
+    assert sorted(row for piece in pieces for row in piece.rows.tolist()) == list(range(len(batch)))
     for piece in pieces:
-        rows = batch.select(piece)
-        packed = Packed(rows.tokens, bundles(rows, 16))
+        rows = batch.select(piece.rows)
+        packed = Packed(rows.tokens, piece.together)
+        assert packed.tokens.numel() <= budget or len(piece.together) == 1
         assert packed.tokens.flatten()[packed.place].tolist() == rows.tokens.values.tolist()
         if packed.positions is not None:
             assert packed.positions.flatten()[packed.place].tolist() == rows.tokens.positions.tolist()
@@ -115,3 +117,10 @@ def test_a_model_that_cannot_share_does_not(reason):
         plain = embedding.forward
         embedding.forward = lambda tokens: plain(tokens).cumsum(1)
     assert agent.packing_width is None
+
+
+def test_a_micro_batch_more_is_cut_where_it_spares_more_padding_than_it_costs():
+    """A few long rows apart from many short ones, but not ten from eleven tokens."""
+    lengths = torch.tensor([10] * 100 + [500] * 2 + [11] * 50)
+    pieces = [sorted({int(lengths[row]) for row in piece}) for piece in cut(lengths, 4096)]
+    assert pieces == [[500], [10, 11]]

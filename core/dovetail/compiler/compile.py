@@ -70,9 +70,8 @@ class Compiled:
     def collect(self, *, seed: int | None = None, watch: Any = None, **data: Any) -> Collected:
         """The first half of a step: everything but learning.
 
-        Raises:
-            RecipeError: An input is missing or unknown.
-            TooManyInvalid: More rows than ``max_invalid`` have no valid reward.
+        An input that is missing or unknown is a RecipeError, more rows without a valid reward than ``max_invalid``
+        allows are TooManyInvalid.
         """
         wanted = [name for name, kind in self.graph.input_types().items() if kind != AGENT and self.graph.readers(name)]
         for name in data:
@@ -89,8 +88,7 @@ class Compiled:
     def learn(self, collected: Collected, *, update: bool = True, watch: Any = None) -> dict[str, float]:
         """The second half. With ``update=False`` gradients are left on the parameters and no optimizer steps.
 
-        Raises:
-            DovetailError: A loss or a gradient is not finite; the weights are as before the optimizer step.
+        A loss or a gradient that is not finite is a DovetailError; the weights are as before the optimizer step.
         """
         learnt = Learning(self.plan, collected, watch).run(update=update)
         self.plan.context.step += 1

@@ -13,7 +13,7 @@ from dovetail.messages import Task
 from dovetail.ragged import Ragged
 from dovetail.rollouts import Generated, Rollouts
 from dovetail.runtime.linear_logprob import Head, linear_logprob
-from dovetail.runtime.packing import Packed, bundles
+from dovetail.runtime.packing import Bundle, Packed, bundles
 from dovetail.runtime.ranks import Alone
 from dovetail.sampling import Sampling
 
@@ -41,20 +41,12 @@ class Actor(Protocol):
 Outputs = dict[str, Any]
 
 
-def forward(actor: Actor, rollouts: Rollouts, wanted: Collection[str], *, share: bool = True) -> Outputs:
-    """One pass over whole sequences.
+def forward(actor: Actor, rollouts: Rollouts, wanted: Collection[str], together: list[Bundle] | None = None) -> Outputs:
+    """One pass over whole sequences: for each name ``wanted`` a Ragged over the sampled tokens.
 
-    Args:
-        actor: The model.
-        rollouts: Its rows are padded here, and only here.
-        wanted: Of ``logprobs``, ``entropy``, ``values``.
-        share: Read a prompt once for its rows, where that is cheaper and the model allows it.
-
-    Returns:
-        Per name a Ragged over the sampled tokens; ``values`` also gives ``final`` ``[B]``.
-
-    Raises:
-        DataError: A row begins with a sampled token, so nothing predicts it.
+    Names are ``logprobs``, ``entropy`` and ``values``, which also gives ``final`` ``[B]``. ``together`` says which rows
+    stand behind one prompt; by default it is what is cheapest, where the model allows it. A row that begins with a
+    sampled token is a DataError: nothing predicts it.
     """
     device = actor.device
     tokens = rollouts.tokens.to(device)
@@ -63,7 +55,7 @@ def forward(actor: Actor, rollouts: Rollouts, wanted: Collection[str], *, share:
     if bool((sampled & first).any()):
         row = int(tokens.row_ids[sampled & first][0])
         raise DataError(f"sequence {row} begins with a sampled token: nothing comes before it to predict it from")
-    packed = Packed(tokens, bundles(rollouts, actor.packing_width if share else None))
+    packed = Packed(tokens, bundles(rollouts, actor.packing_width) if together is None else together)
     hidden = actor.hidden(packed.tokens, packed.mask, packed.positions).flatten(0, 1)
     before = packed.place[sampled.nonzero().squeeze(1) - 1]
     shape = tokens.where(sampled)
@@ -88,9 +80,9 @@ def forward_all(
     actor: Actor, rollouts: Rollouts, wanted: Collection[str], budget: int, ranks: Alone | None = None
 ) -> Outputs:
     """As :func:`forward` without gradients, in micro-batches; results in the order of the rows."""
-    work = torch.no_grad()(lambda rows: forward(actor, rollouts.select(rows), wanted))
+    work = torch.no_grad()(lambda batch: forward(actor, rollouts.select(batch.rows), wanted, batch.together))
     done = (ranks or Alone()).each(work, rollouts, budget, actor.packing_width)
-    back = torch.argsort(torch.cat([rows for rows, _ in done])) if done else None
+    back = torch.argsort(torch.cat([torch.zeros(0, dtype=torch.int64), *(rows for rows, _ in done)]))
     return {name: _reorder([piece[name] for _, piece in done], back) for name in (done[0][1] if done else ())}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from dovetail.runtime.collect import Collected
 from dovetail.runtime.evaluate import Outputs, check_terms, loss_terms, take
 from dovetail.runtime.execute import Execution, timed
 from dovetail.runtime.forward import forward
+from dovetail.runtime.packing import MicroBatch, bundles
 from dovetail.runtime.reduce import StepCounts, mean_share, reduce_terms
 
 
@@ -79,13 +80,13 @@ class Learning:
             self._steps[-1].update(shares)
             self._weights += weights
 
-    def _micro_batch(self, rows: Tensor, counts: StepCounts, places: Tensor) -> tuple[dict[str, float], Tensor]:
+    def _micro_batch(self, rows: Tensor, counts: StepCounts, given: MicroBatch) -> tuple[dict[str, float], Tensor]:
         """Add the gradients of a micro-batch; its shares of the metrics, and what it knows of importance weights."""
-        batch = _MicroBatch(self, rows[places], counts, places)
+        batch = _MicroBatch(self, rows[given.rows], counts, given)
         loss = batch.loss()
         if not bool(torch.isfinite(loss)):
             raise DovetailError(
-                f"the loss is {loss.item()} in a micro-batch of {len(places)} sequences",
+                f"the loss is {loss.item()} in a micro-batch of {len(given.rows)} sequences",
                 hint="lower the learning rate, or look at the rollouts of this step with `dovetail rollouts`",
             )
         if loss.requires_grad:
@@ -109,15 +110,14 @@ class Learning:
 
 
 class _MicroBatch(Execution):
-    """Rows of an optimizer step, run with gradients; ``places`` are their places among its rows."""
+    """Rows of an optimizer step, run with gradients; those of ``given`` are their places in it."""
 
-    def __init__(self, learning: Learning, rows: Tensor, counts: StepCounts, places: Tensor) -> None:
+    def __init__(self, learning: Learning, rows: Tensor, counts: StepCounts, given: MicroBatch) -> None:
         values: dict[str, Outputs] = defaultdict(dict)
         for ref in learning.plan.carried:
             values[ref.node][ref.port] = take(learning.collected.values[ref.node][ref.port], rows, learning.device)
-        model_pass = partial(forward, share=not learning.plan.context.eager)
-        super().__init__(learning.plan, learning.plan.learn, values, model_pass, learning.watch)
-        self._learning, self._counts, self._places = learning, counts, places
+        super().__init__(learning.plan, learning.plan.learn, values, self._pass, learning.watch)
+        self._learning, self._counts, self._given, self._places = learning, counts, given, given.rows
         self.shares = defaultdict[str, float](float)  # of metrics: those of all micro-batches add up
         self.weights = torch.zeros(3, dtype=torch.float64)
         self._rollouts: Rollouts = self.read(learning.plan.rollouts)
@@ -132,6 +132,10 @@ class _MicroBatch(Execution):
         loss = sum(shares, start=torch.zeros((), device=self._learning.device))
         self.shares["loss"] = loss.item()
         return loss
+
+    def _pass(self, agent: Any, rollouts: Rollouts, wanted: Collection[str]) -> Outputs:
+        alone = bundles(rollouts, None) if self.plan.context.eager else None
+        return forward(agent, rollouts, wanted, self._given.together if rollouts is self._rollouts else alone)
 
     def operate(self, node: Node, inputs: dict[str, Any]) -> Outputs:
         part = node.op.part

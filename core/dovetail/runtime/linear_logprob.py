@@ -11,19 +11,12 @@ from torch import Tensor
 
 @attrs.frozen(eq=False)
 class Head:
-    """The linear layer from hidden states to logits, and what a model does to them afterwards.
+    """The linear layer from hidden states to logits, and what a model does to them afterwards."""
 
-    Args:
-        weight: ``[V, D]``.
-        bias: ``[V]`` or None.
-        scale: Multiplies the logits.
-        softcap: Logits become ``softcap * tanh(logits / softcap)``; None leaves them.
-    """
-
-    weight: Tensor
-    bias: Tensor | None = None
-    scale: float = 1.0
-    softcap: float | None = None
+    weight: Tensor  #: ``[V, D]``
+    bias: Tensor | None = None  #: ``[V]``
+    scale: float = 1.0  #: multiplies the logits
+    softcap: float | None = None  #: logits become ``softcap * tanh(logits / softcap)``; None leaves them
 
 
 class _LinearLogprob(torch.autograd.Function):
@@ -125,18 +118,10 @@ def _logits(
 def linear_logprob(
     hidden: Tensor, head: Head, targets: Tensor, *, temperature: float = 1.0, chunk: int = 256, entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probability of ``targets`` under ``softmax(head(hidden) / temperature)``.
+    """Log-probability of ``targets`` ``[N]`` under ``softmax(head(hidden) / temperature)``, ``hidden`` ``[N, D]``.
 
-    Args:
-        hidden: ``[N, D]``.
-        head: The output layer.
-        targets: ``[N]`` int64.
-        temperature: Of the softmax, above 0.
-        chunk: Rows whose logits exist at a time.
-        entropy: Also give the entropy in nats.
-
-    Returns:
-        ``[N]`` log-probs and ``[N]`` entropies or None, in float32 or the wider dtype of ``hidden``.
+    Gives ``[N]`` log-probs and, if asked for, ``[N]`` entropies in nats, in float32 or the wider dtype of ``hidden``.
+    The logits of ``chunk`` rows exist at a time.
     """
     result: tuple[Tensor, Tensor | None] = _LinearLogprob.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head.bias, targets, (temperature, head.scale, head.softcap), chunk, entropy

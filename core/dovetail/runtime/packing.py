@@ -13,6 +13,7 @@ from dovetail.ragged import Ragged, lengths_to_offsets
 from dovetail.rollouts import Rollouts
 
 WORTH_SHARING = 0.8  # of the cost apart; a mask and longer lines cost as well, and all rows of a micro-batch pay
+BATCH_COST = 1 / 16  # of a micro-batch, in tokens of its budget: operations that take the same time however few rows
 
 
 @attrs.frozen
@@ -76,22 +77,35 @@ def _bundle(rows: list[int], prompt: int, lengths: list[int]) -> Bundle:
 def cut(lengths: Tensor, budget: int, lines: Tensor | None = None) -> list[Tensor]:
     """Cut units into micro-batches whose padded size stays within ``budget`` tokens; each is in exactly one.
 
-    They are sorted by ``lengths`` ``[U]``, tokens of their longest line, so that little is padded; one larger than the
-    budget goes alone. ``lines`` ``[U]`` int64 is how many each has, one if it is not given.
+    They are sorted by ``lengths`` ``[U]``, tokens of their longest line, and parted where that spares padding of more
+    than a micro-batch costs; one larger than the budget goes alone. ``lines`` ``[U]`` int64 is how many each has.
     """
     order = torch.argsort(lengths, descending=True, stable=True)
-    last = torch.arange(1, len(order) + 1) if lines is None else lines[order].cumsum(0)
-    batches, start, done = [], 0, 0
-    while start < len(order):
-        room = done + budget // max(int(lengths[order[start]]), 1)
-        end = max(start + 1, int(torch.searchsorted(last, room, right=True)))
-        batches.append(order[start:end])
-        start, done = end, int(last[end - 1])
+    widths, done = lengths[order], lengths_to_offsets(torch.ones_like(lengths) if lines is None else lines[order])
+    batches, waiting = [], [(0, len(order))] if len(order) else []
+    while waiting:
+        start, end = waiting.pop()
+        spared = (widths[start] - widths[start:end]) * (done[end] - done[start:end])
+        fitting = int(torch.searchsorted(done, done[start] + budget // max(int(widths[start]), 1), right=True)) - 1
+        if int(spared.max()) > budget * BATCH_COST:
+            waiting += [(start + int(spared.argmax()), end), (start, start + int(spared.argmax()))]
+        else:
+            middle = max(start + 1, min(fitting, end))
+            batches.append(order[start:middle])
+            waiting += [(middle, end)] if middle < end else []
     return batches
 
 
-def micro_batches(rollouts: Rollouts, budget: int, width: int | None, *, by_group: bool = False) -> list[Tensor]:
-    """Row indices of each micro-batch, its padded size within ``budget`` tokens.
+@attrs.frozen(eq=False)
+class MicroBatch:
+    """Rows that meet the model together."""
+
+    rows: Tensor  #: ``[R]`` int64 indices
+    together: list[Bundle]  #: of these rows, counted from 0
+
+
+def micro_batches(rollouts: Rollouts, budget: int, width: int | None, *, by_group: bool = False) -> list[MicroBatch]:
+    """All rows, cut so that each micro-batch's padded size is within ``budget`` tokens.
 
     Bundles stay together; ``by_group`` groups do, and the rows keep their order.
     """
@@ -100,9 +114,15 @@ def micro_batches(rollouts: Rollouts, budget: int, width: int | None, *, by_grou
         units.setdefault(int(rollouts.groups[bundle.rows[0]]) if by_group else place, []).append(bundle)
     parts = list(units.values())
     sizes = torch.tensor([[max(b.length for b in part), len(part)] for part in parts], dtype=torch.int64).view(-1, 2)
-    batches = cut(sizes[:, 0], budget, sizes[:, 1])
-    rows = [[row for unit in batch.tolist() for b in parts[unit] for row in b.rows] for batch in batches]
-    return [torch.tensor(sorted(batch) if by_group else batch) for batch in rows]
+    found = []
+    for batch in cut(sizes[:, 0], budget, sizes[:, 1]):
+        chosen = [bundle for unit in batch.tolist() for bundle in parts[unit]]
+        rows = [row for bundle in chosen for row in bundle.rows]
+        rows = sorted(rows) if by_group else rows
+        place_of = {row: place for place, row in enumerate(rows)}
+        together = [attrs.evolve(bundle, rows=tuple(place_of[row] for row in bundle.rows)) for bundle in chosen]
+        found.append(MicroBatch(torch.tensor(rows), together))
+    return found
 
 
 class Packed:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dovetail.runtime.packing import micro_batches
+from dovetail.runtime.packing import MicroBatch, micro_batches
 from dovetail.runtime.scoring import Offloader, PendingScores
 
 
@@ -16,9 +16,9 @@ class Alone:
 
     score: Callable[..., Any] = PendingScores  #: ask a reward
 
-    def each(self, work: Callable[[Tensor], Any], *arguments: Any, **options: Any) -> list[tuple[Tensor, Any]]:
+    def each(self, work: Callable[[MicroBatch], Any], *arguments: Any, **options: Any) -> list[tuple[Tensor, Any]]:
         """The rows of all micro-batches (see :func:`micro_batches` for the arguments), each with its ``work``."""
-        return [(rows, work(rows)) for rows in micro_batches(*arguments, **options)]
+        return [(batch.rows, work(batch)) for batch in micro_batches(*arguments, **options)]
 
     def add(self, parameters: Iterable[Tensor]) -> None:
         """Leave the sum of all gradients on the parameters."""

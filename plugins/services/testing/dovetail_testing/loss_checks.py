@@ -76,7 +76,8 @@ def loss_and_gradients(
     alive = _alive(given)
     counts = StepCounts(rollouts.sampled.lengths, rollouts.groups)
     total = torch.zeros((), dtype=torch.float64)
-    for rows in micro_batches(rollouts, budget, None, by_group="groups" in part.needs("loss_terms")):
+    for batch in micro_batches(rollouts, budget, None, by_group="groups" in part.needs("loss_terms")):
+        rows = batch.rows
         share = reduce_terms(_terms(part, rollouts.select(rows), _select(alive, rows)), counts, rows)
         if share.requires_grad:
             share.backward()  # type: ignore[no-untyped-call]

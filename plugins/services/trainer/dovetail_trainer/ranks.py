@@ -25,7 +25,7 @@ from dovetail.agents.agent import Agent
 from dovetail.errors import DovetailError, UserError
 from dovetail.parts import Part
 from dovetail.rollouts import Rollouts, Scores
-from dovetail.runtime.packing import micro_batches
+from dovetail.runtime.packing import MicroBatch, micro_batches
 from dovetail.runtime.ranks import Alone
 from dovetail.runtime.scoring import Offloader, PendingScores
 from dovetail_trainer.joining import one_column
@@ -138,7 +138,7 @@ class Ranks(Alone):
     # ------------------------------------------------------------------------------------------------ dealing
     def each(
         self,
-        work: Callable[[Tensor], Any],
+        work: Callable[[MicroBatch], Any],
         rollouts: Rollouts,
         budget: int,
         width: int | None,
@@ -152,10 +152,10 @@ class Ranks(Alone):
         total = max(1, int(lengths.sum()))
         rounds = math.ceil(total / (budget * self.count))
         batches = micro_batches(rollouts, math.ceil(total / (rounds * self.count)), width, by_group=by_group)
-        owners = deal([int(lengths[rows].sum()) for rows in batches], self.count)
+        owners = deal([int(lengths[batch.rows].sum()) for batch in batches], self.count)
         mine = {place: _at_hand(work(batches[place])) for place, rank in enumerate(owners) if rank == self.rank}
         done = {place: result for share in self.gather("micro-batches", mine) for place, result in share.items()}
-        return [(rows, done[place]) for place, rows in enumerate(batches)]
+        return [(batch.rows, done[place]) for place, batch in enumerate(batches)]
 
     def add(self, parameters: Iterable[Tensor]) -> None:
         """Sum the gradients. One that no process has stays absent; one that others have counts as 0 here."""

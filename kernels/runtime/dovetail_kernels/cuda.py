@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dovetail_kernels.build import compile_error
-from dovetail_kernels.program import Batch, Program
+from dovetail_kernels.program import Batch, Program, check_rows
 
 _THREADS = 256
 _BLOCKS_PER_PROCESSOR = 8
@@ -32,12 +33,20 @@ def run(program: Program, batch: Batch) -> None:
             for _, parameter in program.parameters
         ]
         arguments = (
-            batch.offsets.data_ptr(), np.int64(batch.rows), batch.weights.data_ptr(), batch.parts.data_ptr(),
-            batch.total.data_ptr(), *given, np.int64(batch.scratch), 0 if workspace is None else workspace.data_ptr(),
+            batch.offsets.data_ptr(), np.int64(batch.rows), _pointer(batch.weights), batch.parts.data_ptr(),
+            batch.total.data_ptr(), *given, np.int64(batch.scratch), _pointer(workspace),
         )  # fmt: skip
         # Read at every launch: a stream that is kept captures an empty graph.
         with cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream):
             function((blocks,), (_THREADS,), arguments, shared_mem=batch.scratch if fits else 0)
+
+
+def longest(program: Program, offsets: Tensor, tokens: int) -> int:
+    """The longest row's length; a KernelError tells if the offsets make no rows.
+
+    Under capture nothing may wait for the device: the whole batch bounds a row, whose offsets were checked before.
+    """
+    return tokens if torch.cuda.is_current_stream_capturing() else check_rows(offsets, tokens)
 
 
 @functools.cache
@@ -53,6 +62,10 @@ def loaded(program: Program, index: int) -> tuple[Any, int, int]:
         shared = device.attributes["MaxSharedMemoryPerBlockOptin"] - 1024
         function.max_dynamic_shared_size_bytes = shared
         return function, shared, device.attributes["MultiProcessorCount"]
+
+
+def _pointer(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _number(ctype: str, value: float) -> Any:

@@ -85,7 +85,7 @@ namespace variant{index} {{
 static void run() {{
   long long rows = rk_whole(), tokens = rk_whole(), bytes = rk_whole(), nth = rk_whole(), seed = rk_whole();
   const long long* offsets = (const long long*)rk_block();
-  float weights[1] = {{1.f}};
+  const float* weights = nullptr;
   float* parts = (float*)malloc(rows * 4);
   float* total = (float*)malloc(rows * 4);
 {read}
@@ -134,7 +134,7 @@ def program_text(variants: Sequence[RowFunction]) -> str:
             _VARIANT.format(
                 index=index, sources=wrapped.sources, row=wrapped.row, passed=wrapped.passed,
                 read="\n".join(_read(parameter) for parameter in function.parameters),
-                give="\n".join(f"  rk_give(k0_{p.name}, tokens * sizeof({p.ctype}));" for p in function.having("out")),
+                give="\n".join(f"  rk_give(k0_{p.name}, tokens * sizeof({p.ctype}));" for p in function.written),
                 free="".join(f" free((void*)k0_{p.name});" for p in pointers),
             )
         )  # fmt: skip
@@ -216,7 +216,7 @@ def _results(cases: Sequence[Case], told: bytes) -> list[list[Tensor]]:
     results, place = [], 0
     for case in cases:
         rows, source = rows_of([case.call]), case.call.kernel.source
-        wanted = [(torch.float32, len(rows)), *((DTYPES[p.ctype], len(rows.values)) for p in source.having("out"))]
+        wanted = [(torch.float32, len(rows)), *((DTYPES[p.ctype], len(rows.values)) for p in source.written)]
         read = []
         for dtype, count in wanted:
             size = count * dtype.itemsize

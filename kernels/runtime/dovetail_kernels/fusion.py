@@ -114,7 +114,7 @@ def _member(graph: Graph, node: Node) -> Member | str | None:
         return "it reads what other nodes compute"
     if part and part.in_process:
         return "it is scored in a process of its own"
-    if written := kernel.source.having("out"):
+    if written := kernel.source.written:
         return f"it writes {written[0].name} for each token"
     asked = part.asks_for("score") if part else tuple(node.inputs)
     source = _source(graph, node)
@@ -126,7 +126,7 @@ def _member(graph: Graph, node: Node) -> Member | str | None:
     def call(rollouts: Rollouts) -> Call:
         return Call.bind(kernel, *own, **{name: getattr(rollouts, name) for name in asked}, **settings)
 
-    return Member(node, kernel, source, tuple(p.name for p in kernel.source.having("row")), call)
+    return Member(node, kernel, source, tuple(p.name for p in kernel.source.rows), call)
 
 
 def _source(graph: Graph, node: Node) -> Ref | None:

@@ -42,7 +42,7 @@ class Kernel:
     def signature(self) -> inspect.Signature:
         return inspect.signature(self.reference)
 
-    @property
+    @functools.cached_property
     def is_method(self) -> bool:
         return next(iter(self.signature.parameters), "") == "self"
 
@@ -53,29 +53,23 @@ class Call:
 
     kernel: Kernel
     bound: inspect.BoundArguments
+    given: Mapping[str, Any]  #: arguments by name
+    owner: Any  #: the object whose method the reference is, or None
 
     @classmethod
     def bind(cls, kernel: Kernel, *args: Any, **kwargs: Any) -> Call:
         """What the reference would be called with."""
         bound = kernel.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return cls(kernel, bound)
-
-    @property
-    def given(self) -> Mapping[str, Any]:
-        """Arguments by name."""
-        return self.bound.arguments
-
-    @property
-    def owner(self) -> Any:
-        return self.given.get("self") if self.kernel.is_method else None
+        given = bound.arguments
+        return cls(kernel, bound, given, given.get("self") if kernel.is_method else None)
 
     def value(self, name: str) -> Any:
         """Of the row function's parameter; a KernelError tells what is known if nothing is called so."""
         if name in self.given:
             return self.given[name]
-        if hasattr(self.owner, name):
-            return getattr(self.owner, name)
+        if (own := getattr(self.owner, name, _NOTHING)) is not _NOTHING:
+            return own
         tables = tables_of(self.owner)
         if name in tables:
             return tables[name]
@@ -93,12 +87,12 @@ class Call:
     def plain(self) -> list[Tensor]:
         """What the baseline in plain Python gives: the scores ``[B]``, if there are any, and what is written, float64."""
         assert self.kernel.baseline is not None
-        rows = self.value(self.kernel.source.having("row")[0].name)
+        rows = self.value(self.kernel.source.rows[0].name)
         wanted = {name: self.value(name) for name in inspect.signature(self.kernel.baseline).parameters}
         lists = {name: value.tolist() for name, value in wanted.items() if isinstance(value, Ragged)}
         # A tensor among the arguments holds a number per row; any other one is a table.
         lists |= {n: v.tolist() for n, v in wanted.items() if isinstance(v, Tensor) and n in self.given}
-        width = int(self.kernel.source.scores) + len(self.kernel.source.having("out"))
+        width = int(self.kernel.source.scores) + len(self.kernel.source.written)
         columns: list[list[float]] = [[] for _ in range(width)]
         for row in range(len(rows)):
             given = {name: lists[name][row] if name in lists else value for name, value in wanted.items()}
@@ -108,6 +102,7 @@ class Call:
         return [torch.tensor(column, dtype=torch.float64) for column in columns]
 
 
+_NOTHING = object()
 _tables: dict[int, tuple[Any, Mapping[str, Tensor]]] = {}
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor
 
 from dovetail.ragged import Ragged
 from dovetail_kernels.backends import choose
+from dovetail_kernels.cpu import narrow
 from dovetail_kernels.kernel import Call
 from dovetail_kernels.program import DTYPES, Program, check_rows, launch_op, run
 from dovetail_kernels.source import KernelError, Parameter
@@ -42,28 +42,30 @@ def launch(calls: Sequence[Call], weights: Sequence[float] | None = None, *, bac
             negative or beyond the vocabulary.
         UserError: The back end that is demanded is not to be had.
     """
-    weights = [1.0] * len(calls) if weights is None else weights
     program = Program.of(tuple(call.kernel for call in calls))
     rows = rows_of(calls)
-    tensors, numbers = inputs_of(calls, rows)
-    chosen = "reference" if _wants_gradient(calls) else choose(program, rows.values.device, back_end)
+    home, real = rows.values.device, _is_real(rows.values)
+    chosen = "reference" if _wants_gradient(calls) else choose(program, home, back_end)
+    tensors, numbers = inputs_of(calls, rows, program if real and chosen == "cpu" else None)
     if chosen == "reference":
+        if real:
+            check_rows(rows.offsets, len(rows.values))
         return _referred(calls, rows, weights)
-    device = torch.device("cuda") if chosen == "cuda" else rows.values.device
-    home, stays = rows.values.device, device == rows.values.device  # to move what is there already costs time, too
-    moved = tensors if stays else [tensor.to(device) for tensor in tensors]
-    offsets = rows.offsets if stays else rows.offsets.to(device)
+    device = torch.device("cuda") if chosen == "cuda" else home
+    offsets, stays = rows.offsets, device == home  # to move what is there already costs time, too
+    if not stays:
+        tensors, offsets = [tensor.to(device) for tensor in tensors], offsets.to(device)
     # The operator is for what looks at programs: its first use costs a second, and each one some microseconds.
-    launching = run if _is_real(rows.values) else launch_op()
-    weighing = torch.from_numpy(np.asarray(weights, dtype=np.float32))
-    weighing = weighing if device.type == "cpu" else weighing.to(device)
-    outputs = launching(program.name, offsets.contiguous(), moved, numbers, weighing)
+    launching = run if real else launch_op()
+    weighing = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
+    outputs = launching(program.name, offsets.contiguous(), tensors, numbers, weighing)
     parts, total, *written = outputs if stays else [output.to(home) for output in outputs]
     per_token = iter(written)
     results = []
-    for call, score in zip(calls, parts, strict=True):
-        own = [rows.with_values(next(per_token)) for _ in call.kernel.source.having("out")]
-        given = [*([score] if call.kernel.source.scores else []), *own]
+    for call, score in zip(calls, parts.unbind(), strict=True):
+        source = call.kernel.source
+        own = [rows.with_values(next(per_token)) for _ in source.written]
+        given = [score, *own] if source.scores else own
         results.append(given[0] if len(given) == 1 else tuple(given))
     return Launched(parts, total, tuple(results))
 
@@ -72,60 +74,87 @@ def rows_of(calls: Sequence[Call]) -> Ragged:
     """The rows that all calls share."""
     found: Ragged | None = None
     for call in calls:
-        if not call.kernel.source.having("row"):
+        if not call.kernel.source.rows:
             raise KernelError(f"the row function {call.kernel.name!r} reads no rows", where=[str(call.kernel.path)])
-        for parameter in call.kernel.source.having("row"):
+        for parameter in call.kernel.source.rows:
             value = call.value(parameter.name)
             if not isinstance(value, Ragged):
                 raise _wrong(call, parameter, f"must be a Ragged, got {type(value).__name__}")
             if found is None:
                 found = value
-                if _is_real(value.values):
-                    check_rows(value.offsets, len(value.values))
             elif value.offsets is not found.offsets and not torch.equal(value.offsets, found.offsets):
                 raise _wrong(call, parameter, "has other rows than the first argument of the launch")
     assert found is not None
     return found
 
 
-def inputs_of(calls: Sequence[Call], rows: Ragged) -> tuple[list[Tensor], list[float]]:
-    """What the row functions read, checked, in the order of their parameters: tensors, and numbers."""
+def inputs_of(calls: Sequence[Call], rows: Ragged, program: Program | None = None) -> tuple[list[Tensor], list[float]]:
+    """What the row functions read, checked, in the order of their parameters: tensors, and numbers.
+
+    Given a program that is built for the CPU, it converts token ids, which is faster than torch for few.
+    """
     ready: dict[tuple[int, str], Tensor] = {}  # what several kernels read is made ready once
     tensors, numbers = [], []
     for call in calls:
-        for parameter in call.kernel.source.parameters:
+        for parameter in call.kernel.source.given:
+            value = call.value(parameter.name)
             if parameter.role == "number":
-                numbers.append(float(call.value(parameter.name)))
-            elif parameter.role != "out":
-                value = call.value(parameter.name)
-                given = value.values if isinstance(value, Ragged) else value
-                if not isinstance(given, Tensor):
-                    raise _wrong(call, parameter, f"must be a tensor, got {type(given).__name__}")
-                key = id(given), parameter.role
-                if key not in ready:
-                    ready[key] = _ready(call, parameter, given, rows)
-                if ready[key].dtype != DTYPES[parameter.ctype]:
-                    raise _wrong(call, parameter, f"must be {DTYPES[parameter.ctype]}, got {given.dtype}")
-                tensors.append(ready[key])
+                numbers.append(_number(call, parameter, value))
+                continue
+            given = value.values if isinstance(value, Ragged) else value
+            if not isinstance(given, Tensor):
+                raise _wrong(call, parameter, f"must be a tensor, got {type(given).__name__}")
+            key = id(given), parameter.role
+            if key not in ready:
+                ready[key] = _ready(call, parameter, given, rows, program)
+            if ready[key].dtype != DTYPES[parameter.ctype]:
+                raise _wrong(call, parameter, f"must be {DTYPES[parameter.ctype]}, got {given.dtype}")
+            tensors.append(ready[key])
     return tensors, numbers
 
 
-def _ready(call: Call, parameter: Parameter, given: Tensor, rows: Ragged) -> Tensor:
+def _number(call: Call, parameter: Parameter, value: Any) -> float:
+    """An option as the row function is told it: nothing is cut off from one that does not fit."""
+    if parameter.ctype == "int" and not (-(2**31) <= value < 2**31 and int(value) == value):
+        raise _wrong(call, parameter, f"must be a whole number of 32 bits, got {value!r}")
+    return float(value)
+
+
+def _ready(call: Call, parameter: Parameter, given: Tensor, rows: Ragged, program: Program | None) -> Tensor:
     """A tensor as row functions read it: 32-bit whole numbers, bytes for bools, without gaps."""
+    home = rows.values.device
+    if (
+        parameter.role == "table"
+        and given.dtype == DTYPES[parameter.ctype]
+        and given.device == home
+        and given.is_contiguous()
+        and not given.requires_grad
+    ):
+        return given  # as most tables are, of which a kernel may have many
     if parameter.role == "table" and parameter.name not in call.given:
-        given = given.to(rows.values.device)
-    if given.device != rows.values.device:
-        raise _wrong(call, parameter, f"is on {given.device}, and the rows on {rows.values.device}")
+        given = given.to(home)
+    if given.device != home:
+        raise _wrong(call, parameter, f"is on {given.device}, and the rows on {home}")
     if parameter.role == "row" and given.ndim != 1:
         raise _wrong(call, parameter, f"must hold a number for each token, got shape {list(given.shape)}")
+    if given.requires_grad:
+        given = given.detach()
+    given = given.contiguous()
     if given.dtype == torch.bool:
-        given = given.to(torch.uint8)
+        return given.to(torch.uint8)
     if given.dtype == torch.int64 and parameter.ctype == "int":
+        if program and parameter.role == "row" and (found := narrow(program, given, _vocabulary(call))) is not None:
+            return found
         _check_whole(call, parameter, given)
-        given = given.to(torch.int32)
-    elif parameter.role == "row" and given.dtype == torch.int32:
+        return given.to(torch.int32)
+    if parameter.role == "row" and given.dtype == torch.int32:
         _check_whole(call, parameter, given)
-    return given.detach().contiguous()
+    return given
+
+
+def _vocabulary(call: Call) -> int:
+    """Token ids are below it."""
+    return getattr(call.owner, "vocabulary", None) or 2**31
 
 
 def _check_whole(call: Call, parameter: Parameter, given: Tensor) -> None:
@@ -137,7 +166,7 @@ def _check_whole(call: Call, parameter: Parameter, given: Tensor) -> None:
         if low < -(2**31) or high >= 2**31:
             raise _wrong(call, parameter, f"holds {low if low < -(2**31) else high}, which does not fit 32 bits")
         return
-    limit = getattr(call.owner, "vocabulary", None) or 2**31
+    limit = _vocabulary(call)
     if low < 0 or high >= limit:
         raise _wrong(call, parameter, f"holds {low if low < 0 else high}, which is no token id from 0 to {limit - 1}")
 
@@ -157,13 +186,14 @@ def _wants_gradient(calls: Sequence[Call]) -> bool:
     return any(isinstance(value, Tensor) and value.requires_grad for value in given)
 
 
-def _referred(calls: Sequence[Call], rows: Ragged, weights: Sequence[float]) -> Launched:
+def _referred(calls: Sequence[Call], rows: Ragged, weights: Sequence[float] | None) -> Launched:
     results = tuple(call.refer() for call in calls)
     firsts = [result[0] if isinstance(result, tuple) else result for result in results]
     nothing = torch.zeros(len(rows), device=rows.values.device)
     scoring = [call.kernel.source.scores for call in calls]
     parts = torch.stack([score.float() if scores else nothing for score, scores in zip(firsts, scoring, strict=True)])
-    return Launched(parts, torch.tensor(weights, device=parts.device) @ parts, results)
+    total = parts.sum(0) if weights is None else torch.tensor(weights, dtype=torch.float32, device=parts.device) @ parts
+    return Launched(parts, total, results)
 
 
 def _wrong(call: Call, parameter: Parameter, problem: str) -> KernelError:

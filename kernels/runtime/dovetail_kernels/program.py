@@ -25,16 +25,16 @@ class Batch:
     """What one launch is given; outputs are made beforehand, by torch."""
 
     offsets: Tensor  #: ``[B + 1]`` int64
-    tensors: tuple[Tensor, ...]  #: per parameter that is no number: flat values ``[N]``, or a table
-    numbers: tuple[float, ...]  #: per number
-    weights: Tensor  #: ``[K]`` float32, one for each kernel
+    tensors: Sequence[Tensor]  #: per parameter that is no number: flat values ``[N]``, or a table
+    numbers: Sequence[float]  #: per number
+    weights: Tensor | None  #: ``[K]`` float32, one for each kernel; None if all are 1
     parts: Tensor  #: ``[K, B]`` float32, written
     total: Tensor  #: ``[B]`` float32, written: the weighted sum of the parts
     scratch: int  #: bytes for each row
 
     @property
     def rows(self) -> int:
-        return len(self.total)
+        return self.total.shape[0]
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -56,6 +56,10 @@ class Program:
         return tuple((kernel, parameter) for kernel in self.kernels for parameter in kernel.source.parameters)
 
     @functools.cached_property
+    def pointers(self) -> tuple[Parameter, ...]:
+        return tuple(parameter for _, parameter in self.parameters if parameter.role != "number")
+
+    @functools.cached_property
     def text(self) -> str:
         return translation_unit([kernel.source for kernel in self.kernels])
 
@@ -71,20 +75,28 @@ _once = threading.Lock()
 
 
 def run(
-    program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
+    program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor | None = None
 ) -> list[Tensor]:
-    """Launch a program by name, on the device of its tensors.
+    """Launch a program by name, on the device of its tensors; a KernelError tells if the offsets make no rows.
 
     Returns:
         The parts ``[K, B]``, the weighted total ``[B]``, and what the kernels write per token.
     """
-    found = _by_name[program]
-    outputs, batch = _prepared(found, offsets, tensors, numbers, weights)
-    if batch.rows:
-        from dovetail_kernels import cpu, cuda
-
-        (cuda if offsets.is_cuda else cpu).run(found, batch)
+    found, back_end = _by_name[program], _back_end(offsets.device.type)
+    scratch = found.scratch(back_end.longest(found, offsets, tensors[0].shape[0]))
+    outputs = _outputs(found, offsets, tensors)
+    if outputs[1].shape[0]:
+        given, written = iter(tensors), iter(outputs[2:])
+        pointers = [next(written if p.role == "out" else given) for p in found.pointers]
+        back_end.run(found, Batch(offsets, pointers, numbers, weights, outputs[0], outputs[1], scratch))
     return outputs
+
+
+@functools.cache
+def _back_end(device: str) -> Any:
+    from dovetail_kernels import cpu, cuda
+
+    return cuda if device == "cuda" else cpu
 
 
 def launch_op() -> Any:
@@ -96,11 +108,11 @@ def launch_op() -> Any:
 @functools.cache
 def _launch_op() -> Any:
     def shapes(
-        program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
+        program: str, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor | None
     ) -> list[Tensor]:
         return _outputs(_by_name[program], offsets, tensors)
 
-    schema = "(str program, Tensor offsets, Tensor[] tensors, float[] numbers, Tensor weights) -> Tensor[]"
+    schema = "(str program, Tensor offsets, Tensor[] tensors, float[] numbers, Tensor? weights=None) -> Tensor[]"
     devices = ("cpu", "cuda")
     op = torch.library.custom_op("dovetail_kernels::launch", run, mutates_args=(), device_types=devices, schema=schema)
     op.register_fake(shapes)
@@ -108,36 +120,16 @@ def _launch_op() -> Any:
 
 
 def _outputs(program: Program, offsets: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    rows = offsets.shape[0] - 1
+    rows, tokens = offsets.shape[0] - 1, tensors[0].shape[0]
     made = [offsets.new_empty(len(program.kernels), rows, dtype=torch.float32)]
     made.append(offsets.new_empty(rows, dtype=torch.float32))
-    tokens = next(iter(tensors)).shape[0]
-    for _, parameter in program.parameters:
-        if parameter.role == "out":
-            made.append(offsets.new_empty(tokens, dtype=DTYPES[parameter.ctype]))
-    return made
+    written = (parameter for parameter in program.pointers if parameter.role == "out")
+    return made + [offsets.new_empty(tokens, dtype=DTYPES[parameter.ctype]) for parameter in written]
 
 
-def _prepared(
-    program: Program, offsets: Tensor, tensors: Sequence[Tensor], numbers: Sequence[float], weights: Tensor
-) -> tuple[list[Tensor], Batch]:
-    outputs = _outputs(program, offsets, tensors)
-    given, written = iter(tensors), iter(outputs[2:])
-    pointers = [next(written if p.role == "out" else given) for _, p in program.parameters if p.role != "number"]
-    scratch = program.scratch(_longest(offsets, len(tensors[0])))
-    return outputs, Batch(offsets, tuple(pointers), tuple(numbers), weights, outputs[0], outputs[1], scratch)
-
-
-def _longest(offsets: Tensor, tokens: int) -> int:
-    """The longest row's length. Under capture nothing may wait for the device, and the whole batch bounds it."""
-    if offsets.is_cuda and torch.cuda.is_current_stream_capturing():
-        return tokens
-    ends = offsets.cpu().numpy()
-    return int((ends[1:] - ends[:-1]).max(initial=0))
-
-
-def check_rows(offsets: Tensor, tokens: int) -> None:
-    """Refuse offsets that do not cut ``tokens`` values into rows."""
+def check_rows(offsets: Tensor, tokens: int) -> int:
+    """The longest row's length; a KernelError tells if the offsets do not cut ``tokens`` values into rows."""
     ends = offsets.cpu().numpy()  # whose small operations cost a tenth of torch's
-    if ends.dtype != np.int64 or ends[0] != 0 or ends[-1] != tokens or (ends[1:] < ends[:-1]).any():
-        raise KernelError(f"row offsets must be int64 and rise from 0 to the number of tokens ({tokens})")
+    if ends.dtype == np.int64 and ends[0] == 0 and ends[-1] == tokens and not (ends[1:] < ends[:-1]).any():
+        return int((ends[1:] - ends[:-1]).max(initial=0))
+    raise KernelError(f"row offsets must be int64 and rise from 0 to the number of tokens ({tokens})")

@@ -32,7 +32,7 @@ class Parameter:
         return {"row": "const {}*", "table": "const {}*", "out": "{}*", "number": "{}"}[self.role].format(self.ctype)
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class RowFunction:
     """A row function: its name, its file, its text, and its parameters behind ``Ctx&`` without ``int len``."""
 
@@ -51,8 +51,20 @@ class RowFunction:
         """
         return _read(path)
 
-    def having(self, role: str) -> tuple[Parameter, ...]:
-        return tuple(parameter for parameter in self.parameters if parameter.role == role)
+    @functools.cached_property
+    def rows(self) -> tuple[Parameter, ...]:
+        """What it reads for each token."""
+        return tuple(parameter for parameter in self.parameters if parameter.role == "row")
+
+    @functools.cached_property
+    def given(self) -> tuple[Parameter, ...]:
+        """All that it does not write."""
+        return tuple(parameter for parameter in self.parameters if parameter.role != "out")
+
+    @functools.cached_property
+    def written(self) -> tuple[Parameter, ...]:
+        """What it writes for each token."""
+        return tuple(parameter for parameter in self.parameters if parameter.role == "out")
 
 
 @functools.cache

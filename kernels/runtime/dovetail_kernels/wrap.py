@@ -34,6 +34,24 @@ extern "C" __global__ void __launch_bounds__(256) rk_launch({signature}, long lo
   }}
 }}
 #else
+// The length of the longest row, or -1 if the offsets do not rise from 0 to the number of tokens.
+extern "C" long long rk_longest(const long long* offsets, long long rows, long long tokens) {{
+  u64 longest = 0;
+  for (long long row = 0; row < rows; row++) {{
+    u64 len = (u64)offsets[row + 1] - (u64)offsets[row];  // without its sign, what is below 0 is longer than all tokens
+    if (len > longest) longest = len;
+  }}
+  return offsets[0] == 0 && offsets[rows] == tokens && longest <= (u64)tokens ? (long long)longest : -1;
+}}
+// Token ids of 64 bits as such of 32; 1 if one is not between 0 and the limit.
+extern "C" int rk_narrow(const long long* ids, int* narrow, long long count, long long limit) {{
+  int wrong = 0;
+  for (long long i = 0; i < count; i++) {{
+    wrong |= (u64)ids[i] >= (u64)limit;
+    narrow[i] = (int)ids[i];
+  }}
+  return wrong;
+}}
 // 0, or 1 if there is no memory for the scratch of `threads` threads.
 extern "C" int rk_launch({signature}, long long scratch_bytes, int threads) {{
   std::atomic<long long> next{{0}};
@@ -102,7 +120,7 @@ def _call(function: RowFunction, index: int) -> str:
         return f"  {call};\n  c.sync();"
     return (
         f"  {{ float score = {call}; if (c.tid == 0) parts[{index} * rows + row] = score; "
-        f"sum += weights[{index}] * score; c.sync(); }}"
+        f"sum += (weights ? weights[{index}] : 1.f) * score; c.sync(); }}"
     )
 
 

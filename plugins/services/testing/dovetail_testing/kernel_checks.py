@@ -71,7 +71,7 @@ def check_kernel(
         "seeded bugs are caught": functools.partial(_catches_bugs, subject, same),
         "CUDA compiles it, in 64 registers and without spills": functools.partial(_compiles_for_cuda, subject),
     }
-    if not any(p.ctype == "int" for p in subject.kernel.source.having("row")):
+    if not any(p.ctype == "int" for p in subject.kernel.source.rows):
         del promises["what is no token id is refused"], promises["the smallest and the largest token ids are right"]
     reasons = waive or {}
     if unknown := sorted(set(reasons) - set(promises)):

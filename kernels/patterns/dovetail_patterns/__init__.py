@@ -11,7 +11,7 @@ import attrs
 from attrs.validators import ge, min_len
 
 from dovetail import UserError, hookimpl, kernel_op
-from dovetail_spelling import MATCHES, Automaton, Listed, Spelled, count, count_plainly
+from dovetail_spelling import ENGLISH, MATCHES, Automaton, Listed, Spelled, count, count_plainly, first_begins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,9 +47,7 @@ class Patterns(Spelled):
 
     example: ClassVar[Mapping[str, Any]] = {
         "patterns": ("as an AI", "therefore", "\\boxed{", "in conclusion", "I'm sorry"),
-        "tokenizer": Listed(
-            (" the", " and", " as", " therefore", " in", " con", "clusion", ".", " I", "'m", "ing", " was"), 32_000
-        ),
+        "tokenizer": Listed(ENGLISH, 32_000),
     }
 
     patterns: tuple[str, ...] = attrs.field(converter=tuple, validator=min_len(1))
@@ -112,7 +110,8 @@ class Patterns(Spelled):
         return word
 
     def tables(self) -> dict[str, Any]:
-        return {**super().tables(), "steps": self.automaton.steps, "ends": self.automaton.ends}
+        first = first_begins(self.table, self.automaton, self.word, bounded=self.whole_words)
+        return {**super().tables(), "first": first, "steps": self.automaton.steps, "ends": self.automaton.ends}
 
     @functools.cached_property
     def expression(self) -> re.Pattern[bytes]:

@@ -14,8 +14,8 @@ from dovetail_spelling import Listed
 TEXTS = (
     "yes",
     ".",
-    "so",
     " yes",
+    "so",
     "no",
     " n",
     "o",

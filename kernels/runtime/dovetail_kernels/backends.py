@@ -86,6 +86,10 @@ def cupy_problem() -> str | None:
         return f"{' and '.join(builds)} exclude each other; pip uninstall one"
     if importlib.util.find_spec("cupy") is None:
         return 'CuPy is not installed; pip install "dovetail[cuda12]" or "dovetail[cuda13]"'
-    import cupy
+    try:
+        import cupy
 
-    return None if cupy.cuda.is_available() else "CuPy finds no CUDA driver"
+        # Its is_available() keeps the reason to itself: no driver, or one that is older than its toolkit.
+        return None if cupy.cuda.runtime.getDeviceCount() else "CuPy finds no GPU"
+    except (ImportError, RuntimeError) as error:
+        return f"CuPy finds no CUDA driver that it can use: {error}"

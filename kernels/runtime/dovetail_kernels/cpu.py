@@ -59,7 +59,7 @@ def run(program: Program, batch: Batch) -> None:
 def longest(program: Program, offsets: Tensor, tokens: int) -> int:
     """The longest row's length; a KernelError tells if the offsets make no rows."""
     found = -1
-    if offsets.dtype == torch.int64:
+    if offsets.dtype == torch.int64 and offsets.shape[0]:
         found = loaded(program).longest(offsets.data_ptr(), offsets.shape[0] - 1, tokens)
     return found if found >= 0 else check_rows(offsets, tokens)
 

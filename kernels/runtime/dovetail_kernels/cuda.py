@@ -58,7 +58,8 @@ def loaded(program: Program, index: int) -> tuple[Any, int, int]:
         try:
             function = cupy.RawModule(code=program.text, options=("--std=c++17",)).get_function("rk_launch")
         except cupy.cuda.compiler.CompileException as error:
-            raise compile_error(str(error)) or error from error
+            # What is no error of the kernel's: a toolkit that does not know this GPU, for one.
+            raise compile_error(str(error)) or RuntimeError(str(error)) from error
         shared = device.attributes["MaxSharedMemoryPerBlockOptin"] - 1024
         function.max_dynamic_shared_size_bytes = shared
         return function, shared, device.attributes["MultiProcessorCount"]

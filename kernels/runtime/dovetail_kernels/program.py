@@ -130,6 +130,12 @@ def _outputs(program: Program, offsets: Tensor, tensors: Sequence[Tensor]) -> li
 def check_rows(offsets: Tensor, tokens: int) -> int:
     """The longest row's length; a KernelError tells if the offsets do not cut ``tokens`` values into rows."""
     ends = offsets.cpu().numpy()  # whose small operations cost a tenth of torch's
-    if ends.dtype == np.int64 and ends[0] == 0 and ends[-1] == tokens and not (ends[1:] < ends[:-1]).any():
+    if (
+        ends.dtype == np.int64
+        and ends.size
+        and ends[0] == 0
+        and ends[-1] == tokens
+        and not (ends[1:] < ends[:-1]).any()
+    ):
         return int((ends[1:] - ends[:-1]).max(initial=0))
     raise KernelError(f"row offsets must be int64 and rise from 0 to the number of tokens ({tokens})")

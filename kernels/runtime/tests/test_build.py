@@ -13,7 +13,7 @@ import torch
 from kernels_of_tests import low_share, rows_of
 
 from dovetail.errors import UserError
-from dovetail_kernels import backends, build, cpu
+from dovetail_kernels import backends, build, cpu, cuda
 from dovetail_kernels.program import Program
 
 TEXT = 'extern "C" int answer() { return 42; }\n'
@@ -136,17 +136,47 @@ def test_a_compiler_that_fails_leaves_it_to_torch(monkeypatch, caplog):
     assert "false failed (1)" in caplog.text
 
 
+# As much of CuPy as is asked before a launch.
+CUPY = """
+class runtime:
+    @staticmethod
+    def getDeviceCount():
+        {devices}
+
+class compiler:
+    class CompileException(Exception):
+        pass
+
+class Device:
+    attributes = {{}}
+    def __init__(self, index):
+        pass
+    def __enter__(self):
+        return self
+    def __exit__(self, *error):
+        pass
+
+class cuda:
+    runtime, compiler, Device = runtime, compiler, Device
+
+def RawModule(code, options):
+    {module}
+"""
+OLD_DRIVER = "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version"
+OLD_PTX = "CUDA_ERROR_UNSUPPORTED_PTX_VERSION: the provided PTX was compiled with an unsupported toolchain."
+
+
 @pytest.fixture
 def cupy(monkeypatch, tmp_path):
-    """make(…) installs builds of a CuPy that finds no driver."""
+    """make(…) installs builds of a CuPy on a machine like that."""
 
-    def make(*builds: str) -> None:
+    def make(*builds: str, devices: str = f"raise RuntimeError({OLD_DRIVER!r})", module: str = "") -> None:
         for name in builds:
             (tmp_path / f"{name.replace('-', '_')}-13.0.dist-info").mkdir()
             (tmp_path / f"{name.replace('-', '_')}-13.0.dist-info/METADATA").write_text(
                 f"Name: {name}\nVersion: 13.0\n"
             )
-        (tmp_path / "cupy.py").write_text("class cuda:\n    is_available = staticmethod(lambda: False)\n")
+        (tmp_path / "cupy.py").write_text(CUPY.format(devices=devices, module=module or "pass"))
         monkeypatch.syspath_prepend(str(tmp_path))
         sys.modules.pop("cupy", None)
         backends.cupy_problem.cache_clear()
@@ -156,20 +186,50 @@ def cupy(monkeypatch, tmp_path):
     sys.modules.pop("cupy", None)
 
 
+ONE = ("cupy-cuda12x",)
+
+
 @pytest.mark.parametrize(
-    ("builds", "problem"),
+    ("builds", "how", "problem"),
     [
-        (("cupy-cuda12x",), "CuPy finds no CUDA driver"),
-        (("cupy-cuda12x", "cupy-cuda13x"), "cupy-cuda12x and cupy-cuda13x exclude each other; pip uninstall one"),
+        (ONE, {}, f"CuPy finds no CUDA driver that it can use: {OLD_DRIVER}"),
+        (ONE, {"devices": "return 0"}, "CuPy finds no GPU"),
+        ((*ONE, "cupy-cuda13x"), {}, "cupy-cuda12x and cupy-cuda13x exclude each other; pip uninstall one"),
     ],
 )
-def test_a_cupy_that_cannot_launch_is_told(cupy, monkeypatch, builds, problem):
+def test_a_cupy_that_cannot_launch_is_told(cupy, monkeypatch, builds, how, problem):
     """By the reason, where CUDA is demanded; a CPU tensor needs none."""
-    cupy(*builds)
+    cupy(*builds, **how)
     assert torch.allclose(low_share(rows_of([4, 3])), EXPECTED)
     monkeypatch.setenv("DOVETAIL_KERNELS", "cuda")
     with pytest.raises(UserError, match=problem):
         low_share(rows_of([4, 3]))
+
+
+@pytest.mark.parametrize(
+    "raised", [f"RuntimeError({OLD_PTX!r})", "compiler.CompileException('nvrtc: error: invalid --gpu-architecture')"]
+)
+def test_a_driver_and_a_toolkit_that_do_not_fit_leave_it_to_torch(cupy, monkeypatch, caplog, raised):
+    """Told when the kernel is loaded: one line with CuPy's own words; where CUDA is demanded, an error."""
+    cupy(*ONE, devices="return 1", module=f"raise {raised}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    program = Program.of((low_share.kernel,))
+    cuda.loaded.cache_clear()
+    assert backends.choose(program, torch.device("cuda")) == "reference"
+    assert "because CuPy cannot load it: " in caplog.text
+    with pytest.raises(UserError, match="CuPy cannot load it: "):
+        backends.choose(program, torch.device("cuda"), "cuda")
+
+
+def test_cuda_without_cupy_names_the_extra(monkeypatch):
+    """Where it is demanded."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setenv("DOVETAIL_KERNELS", "cuda")
+    backends.cupy_problem.cache_clear()
+    with pytest.raises(UserError, match=r'CuPy is not installed; pip install "dovetail\[cuda12\]"'):
+        low_share(rows_of([4, 3]))
+    backends.cupy_problem.cache_clear()
 
 
 def test_cuda_tensors_without_cupy_are_left_to_torch(monkeypatch, caplog):

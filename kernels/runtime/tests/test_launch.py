@@ -70,11 +70,36 @@ def test_what_does_not_fit_is_refused_by_name(change, problem, choice):
     assert "kernel 'weigh'" in str(caught.value)
 
 
-def test_offsets_that_are_no_rows_are_refused():
-    """Also where nobody checked them before."""
-    rows = dt.Ragged._trusted(torch.zeros(4, dtype=torch.int64), torch.tensor([0, 3, 2, 4]))
-    with pytest.raises(KernelError, match="row offsets must be int64 and rise"):
+@pytest.mark.parametrize("choice", ["cpu", "reference"])
+@pytest.mark.parametrize("offsets", [[0, 3, 2, 4], [1, 4], [0, 3], [0, 5], [0, -1, 4], [0, 2**63 - 1, 4]], ids=str)
+def test_offsets_that_are_no_rows_are_refused(offsets, choice):
+    """Also where nobody checked them before: they fall, begin or end elsewhere."""
+    rows = dt.Ragged._trusted(torch.zeros(4, dtype=torch.int64), torch.tensor(offsets))
+    with pytest.raises(KernelError, match="row offsets must be int64 and rise from 0 to the number of tokens"):
+        launch([Call.bind(low_share.kernel, rows)], back_end=choice)
+
+
+def test_offsets_of_another_type_are_refused():
+    """As numbers of 64 bits they would be read wrongly."""
+    rows = dt.Ragged._trusted(torch.zeros(4, dtype=torch.int64), torch.tensor([0, 4], dtype=torch.int32))
+    with pytest.raises(KernelError, match="row offsets must be int64"):
         low_share(rows)
+
+
+@pytest.mark.parametrize("bound", [2.5, 2**31, -(2**31) - 1, float("nan")])
+def test_a_number_that_would_be_cut_off_is_refused(bound):
+    """An option of the row function's type int."""
+    with pytest.raises(KernelError, match="bound must be a whole number of 32 bits, got"):
+        low_share(rows_of([3]), bound=bound)
+
+
+def test_the_total_is_weighted_where_weights_are_given():
+    """And otherwise the sum."""
+    calls = [Call.bind(low_share.kernel, rows_of([4, 3]), bound=bound) for bound in (1, 3)]
+    for choice in ("cpu", "reference"):
+        plain, weighted = launch(calls, back_end=choice), launch(calls, [0.5, -2.0], back_end=choice)
+        assert torch.allclose(plain.total, plain.parts.sum(0))
+        assert torch.allclose(weighted.total, 0.5 * plain.parts[0] - 2 * plain.parts[1])
 
 
 def test_a_name_that_nothing_has_is_refused():

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+#: Pieces of English text. As a vocabulary of examples and benchmarks they make a text of common words and parts of words,
+#: in which a phrase comes together now and then, as in a completion.
+ENGLISH = (
+    " the", ",", " and", ".", " of", " to", " in", " a", "ing", " is", " that", "s", " it", " for", " was", "\n", " as",
+    " with", "ed", " be", " by", " not", " he", " I", "er", " this", " are", " or", "ly", " his", " from", " at", " which",
+    "al", " but", " have", " an", " had", "ion", " they", " you", " were", " there", "fore", " con", "clus", " AI", "'m",
+    " sor", "ry", " bad", " word", " put", "ane", "p", "\\boxed", "{", "2", "}", "ation",
+)  # fmt: skip
+
 
 class Listed:
     """As much of a tokenizer as :func:`~dovetail_spelling.pieces` asks for: token ``i`` spells ``texts[i]``.

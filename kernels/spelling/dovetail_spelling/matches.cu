@@ -1,6 +1,7 @@
 // At how many places of the text something begins that the automaton knows, each place counted once: times `per_hit`,
 // up to `cap` of them. `steps[state * classes + code]` is the next state, or below 0; `ends[state]` says that something
-// ends there. If `bounded`, neither end of it may stand inside a word, which is a run of codes with `word[code]`.
+// ends there. If `bounded`, neither end of it may stand inside a word, which is a run of codes with `word[code]`. Before
+// the code `first[token]` of a token, counted from 1, nothing begins that could end; if it is 0, nowhere in it.
 namespace {
 struct Text {
   const int *tokens, *begins;
@@ -44,16 +45,17 @@ RK_FN bool begins_here(const Text& text, int t, int i, int state, const int* ste
 }  // namespace
 
 RK_FN float matches(Ctx& c, const int* completions, int len, const int* begins, const unsigned char* codes, int known,
-                    const int* steps, const unsigned char* ends, int classes, const unsigned char* word, int bounded,
-                    float per_hit, int cap) {
+                    const unsigned char* first, const int* steps, const unsigned char* ends, int classes,
+                    const unsigned char* word, int bounded, float per_hit, int cap) {
   Text text{completions, begins, codes, len, known};
   int hits = 0;
   // One thread's hits may be enough by themselves.
   for (int t = c.tid; t < len && hits < cap; t += c.nth) {
     int token = completions[t];
-    if (token >= known) continue;
-    int end = begins[token + 1], before = -2;
-    for (int i = begins[token]; i < end; i++) {
+    if (token >= known || !first[token]) continue;
+    int i = begins[token] + first[token] - 1, end = begins[token + 1];
+    int before = first[token] > 1 ? codes[i - 1] : -2;
+    for (; i < end; i++) {
       int code = codes[i], state = steps[code];
       if (state >= 0) {
         if (bounded && word[code]) {

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dovetail import Ragged
+    from dovetail_spelling.table import Table
 
 S = TypeVar("S", bound=Hashable)
 
@@ -76,12 +77,34 @@ def count(codes: Ragged, automaton: Automaton, word: Tensor, *, bounded: bool) -
         word: ``[classes]``, nonzero for codes of which words are made.
         bounded: Neither end may stand inside a word.
     """
+    found, _ = _walk(codes, automaton, word, bounded)
+    return codes.row_ids[found].bincount(minlength=len(codes))
+
+
+def first_begins(table: Table, automaton: Automaton, word: Tensor, *, bounded: bool) -> Tensor:
+    """``[V]`` uint8, from where the row function must look at a token: its first place, counted from 1, at which something
+    begins that ends in the token or may go on behind it; 0 for most tokens, in which there is none.
+    """
     import torch
 
-    flat, rows, device = codes.values, codes.row_ids, codes.values.device
+    from dovetail import Ragged
+
+    offsets = table.begins.long()
+    codes = Ragged(table.codes[: int(offsets[-1])].long(), offsets)
+    begun = torch.cat(_walk(codes, automaton, word, bounded))
+    none = len(codes.values) + 1
+    first = torch.full((len(codes),), none)
+    first.scatter_reduce_(0, codes.row_ids[begun], codes.positions[begun] + 1, "amin")
+    return torch.where(first == none, 0, first.clamp(max=255)).to(torch.uint8)
+
+
+def _walk(codes: Ragged, automaton: Automaton, word: Tensor, bounded: bool) -> tuple[Tensor, Tensor]:
+    """Where something begins that ends in its row, and where something that its row's end cuts off."""
+    import torch
+
+    flat, device = codes.values, codes.values.device
     steps, ends = automaton.steps.to(device).long(), automaton.ends.to(device).bool()
-    is_word = word.to(device).bool()
-    in_word = is_word[flat]
+    in_word = word.to(device).bool()[flat]
     first = codes.positions == 0
     before = torch.cat([in_word.new_zeros(1), in_word[:-1]])[: len(flat)] & ~first
     last = torch.cat([first[1:], first.new_ones(1)])[: len(flat)]
@@ -89,18 +112,19 @@ def count(codes: Ragged, automaton: Automaton, word: Tensor, *, bounded: bool) -
     if bounded:
         at = at[~(in_word & before)]
     begun, state = at, steps[flat[at]]
-    hits = torch.zeros(len(codes), dtype=torch.int64, device=device)
+    found, cut = [begun[:0]], [begun[:0]]
     while len(at):
         alive = state >= 0
         at, begun, state = at[alive], begun[alive], state[alive]
         following = torch.where(last[at], at, at + 1)
         inside = in_word[at] & in_word[following] & ~last[at] if bounded else torch.zeros_like(at, dtype=torch.bool)
         ended = ends[state] & ~inside
-        hits.index_add_(0, rows[begun[ended]], torch.ones_like(begun[ended]))
+        found.append(begun[ended])
+        cut.append(begun[~ended & last[at]])
         going = ~ended & ~last[at]
         at, begun, state = at[going] + 1, begun[going], state[going]
         state = steps[state * automaton.classes + flat[at]]
-    return hits
+    return torch.cat(found), torch.cat(cut)
 
 
 def count_plainly(text: bytes, expression: re.Pattern[bytes], cap: int) -> int:

@@ -12,7 +12,7 @@ import attrs
 from attrs.validators import ge, le
 
 from dovetail import DataError, hookimpl, kernel_op
-from dovetail_spelling import MATCHES, Automaton, Listed, Spelled, count, count_plainly
+from dovetail_spelling import ENGLISH, MATCHES, Automaton, Listed, Spelled, count, count_plainly, first_begins
 from dovetail_toxicity import phrases as lists
 
 if TYPE_CHECKING:
@@ -49,10 +49,8 @@ class Toxicity(Spelled):
 
     example: ClassVar[Mapping[str, Any]] = {
         "words": ("bad word", "badly put", "inane", "wasp"),
-        "tokenizer": Listed(
-            (" the", " and", " bad", " word", " in", " wa", "s", ".", " ba", "dly", "ing", " was"), 32_000
-        ),
-        "cap": 1_000_000,
+        "tokenizer": Listed(ENGLISH, 32_000),
+        "cap": 5,
     }
 
     words: tuple[str, ...] = attrs.field(default=(), converter=tuple)
@@ -120,7 +118,8 @@ class Toxicity(Spelled):
         return (torch.arange(self.classes) > 0).to(torch.uint8)
 
     def tables(self) -> dict[str, Any]:
-        return {**super().tables(), "steps": self.automaton.steps, "ends": self.automaton.ends}
+        first = first_begins(self.table, self.automaton, self.word, bounded=True)
+        return {**super().tables(), "first": first, "steps": self.automaton.steps, "ends": self.automaton.ends}
 
     @hookimpl
     def on_run_start(self, run: Any) -> None:

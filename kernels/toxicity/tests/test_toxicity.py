@@ -15,7 +15,7 @@ from dovetail_toxicity import Toxicity
 
 DATA = Path(__file__).parents[3] / "../shared/data"
 TEXTS = (
-    "bad", ".", "dly", " bad", " a", "b", "add", " ", " old", "-", "hat", " s", "ss", "5", ".",
+    "bad", ".", " bad", "dly", " a", "b", "add", " ", " old", "-", "hat", " s", "ss", "5", ".",
     "\n", " ba", "aa", "d", "é", " B", "AD", "!",
 )  # fmt: skip
 OPTIONS = {"words": ["bad", "old hat", "sss"], "tokenizer": Listed(TEXTS, 400)}

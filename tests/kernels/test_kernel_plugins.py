@@ -14,6 +14,7 @@ import dovetail as dt
 from dovetail.benchmark import KernelBenchmark
 from dovetail.errors import UserError
 from dovetail_benchmark.kernels import installed
+from dovetail_kernels import fusion
 from dovetail_trainer.cli.main import main
 
 CONFIGURATION = """
@@ -24,13 +25,17 @@ rewards: [{use: repetition, n: 2, weight: 0.5}, {use: format, pattern: x}, {use:
 steps: 2
 batch_size: 2
 sampling: {max_tokens: 8}
+extensions: [{use: "told.py:Told"}]
 run_dir: run
 """
-EXPLAIN = """
+TOLD = """
 import dovetail as dt
-rewards = [dt.rewards.repetition(n=2), dt.rewards.new_kernel(price=0.5)]
-policy = dt.Agent.tiny(hidden=16, layers=1, heads=2, generator="native", trainable=True)
-print(dt.compile("grpo", policy=policy, rewards=rewards).explain())
+
+
+class Told:
+    @dt.hookimpl
+    def on_run_start(self, run):
+        print(run.compiled.explain())
 """
 
 
@@ -59,14 +64,53 @@ def test_a_new_kernel_passes_its_own_tests(site):
 
 
 def test_a_new_kernel_fuses_with_repetition_in_a_real_run(site, tmp_path):
-    """From a file; each reward is in the metrics."""
+    """From a file; the run tells the launch, and each reward is in the metrics."""
     (tmp_path / "run.yaml").write_text(CONFIGURATION)
+    (tmp_path / "told.py").write_text(TOLD)
     finished = run(["-c", "from dovetail_trainer.cli.main import run; run()", "train", "run.yaml"], site, tmp_path)
     assert finished.returncode == 0, finished.stderr
+    assert "fuse: reward_repetition + reward_new-kernel are one launch" in finished.stdout, finished.stdout
     metrics = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])["metrics"]
     assert {"reward/repetition", "reward/new-kernel", "reward/format"} <= metrics.keys()
-    explained = run(["-c", EXPLAIN], site, tmp_path)
-    assert "fuse: reward_repetition + reward_new-kernel are one launch" in explained.stdout, explained.stderr
+
+
+def test_four_kernels_and_a_reward_in_python_are_one_launch_plus_one(monkeypatch):
+    """With explain() to say so, and the metrics of the eager run, which launches each by itself."""
+    launched = []
+    launch = fusion.launch
+
+    def counting(calls, *rest, **options):
+        launched.append(len(calls))
+        return launch(calls, *rest, **options)
+
+    monkeypatch.setattr("dovetail_kernels.fusion.launch", counting)
+    monkeypatch.setattr("dovetail_kernels.launch.launch", counting)
+    metrics = {}
+    for mode in ("auto", "eager"):
+        policy = dt.Agent.tiny(hidden=16, layers=1, heads=2, generator="native", trainable=True)
+        rewards = [
+            dt.rewards.repetition(n=2, weight=0.5),
+            dt.rewards.diversity(weight=0.25),
+            dt.rewards.patterns(patterns=["e", "1"], tokenizer=policy.tokenizer, weight=-0.5),
+            dt.rewards.toxicity(words=["a", "b"], tokenizer=policy.tokenizer),
+            dt.rewards.format(pattern="[a-m].*"),
+        ]
+        compiled = dt.compile("grpo", policy=policy, rewards=rewards, mode=mode)
+        metrics[mode] = compiled.run(prompts=["1+1=", "2+3="], seed=5)
+        if mode == "auto":
+            kernels = "reward_repetition + reward_diversity + reward_patterns + reward_toxicity"
+            told = [line for line in compiled.explain().splitlines() if line.startswith("fuse:")]
+            assert told == [
+                f"fuse: {kernels} are one launch over completions of completions, on cpu",
+                "fuse: reward_format runs apart: it is host code",
+            ]
+            assert launched == [4]
+    assert launched == [4, 1, 1, 1, 1]
+    names = [name for name in metrics["auto"] if not name.startswith("time/")]
+    assert {f"reward/{name}" for name in ("repetition", "diversity", "patterns", "toxicity", "format")} <= set(names)
+    expected = {name: metrics["eager"][name] for name in names}
+    assert {name: metrics["auto"][name] for name in names} == pytest.approx(expected, abs=1e-6)
+    assert len({value for name, value in expected.items() if name.startswith("reward/")}) > 3
 
 
 def test_the_benchmark_compares_every_way_to_compute_a_kernel(tmp_path, capsys):

@@ -77,7 +77,7 @@ def cases(tmp_path):
 def found(cases, flavour: str) -> str:
     """What a flavour finds: a fault, a wrong number, or nothing."""
     try:
-        results = emulate([cases[0].call.kernel.source], 0, flavour, cases, limit=10)
+        results = emulate([cases[0].call.kernel.source], 0, flavour, cases, limit=5)
     except Fault as fault:
         return str(fault)
     right = all(torch.equal(got[0], case.call.refer()) for case, got in zip(cases, results, strict=True))

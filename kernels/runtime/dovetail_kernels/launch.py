@@ -93,7 +93,8 @@ def inputs_of(calls: Sequence[Call], rows: Ragged, program: Program | None = Non
 
     Given a program that is built for the CPU, it converts token ids, which is faster than torch for few.
     """
-    ready: dict[tuple[int, str], Tensor] = {}  # what several kernels read is made ready once
+    # What several kernels read is made ready once, if they have one vocabulary. What was given is kept, for its id's sake.
+    ready: dict[tuple[int, str, int], tuple[Tensor, Tensor]] = {}
     tensors, numbers = [], []
     for call in calls:
         for parameter in call.kernel.source.given:
@@ -104,12 +105,13 @@ def inputs_of(calls: Sequence[Call], rows: Ragged, program: Program | None = Non
             given = value.values if isinstance(value, Ragged) else value
             if not isinstance(given, Tensor):
                 raise _wrong(call, parameter, f"must be a tensor, got {type(given).__name__}")
-            key = id(given), parameter.role
+            key = id(given), parameter.role, _vocabulary(call)
             if key not in ready:
-                ready[key] = _ready(call, parameter, given, rows, program)
-            if ready[key].dtype != DTYPES[parameter.ctype]:
+                ready[key] = given, _ready(call, parameter, given, rows, program)
+            _, made = ready[key]
+            if made.dtype != DTYPES[parameter.ctype]:
                 raise _wrong(call, parameter, f"must be {DTYPES[parameter.ctype]}, got {given.dtype}")
-            tensors.append(ready[key])
+            tensors.append(made)
     return tensors, numbers
 
 

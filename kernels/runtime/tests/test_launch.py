@@ -71,6 +71,16 @@ def test_what_does_not_fit_is_refused_by_name(change, problem, choice):
 
 
 @pytest.mark.parametrize("choice", ["cpu", "reference"])
+def test_every_kernel_of_a_launch_keeps_its_own_vocabulary(choice):
+    """What suits the first, which has none, may be beyond the table of the second."""
+    inputs = weigh_inputs([3, 2])
+    rows = inputs["tokens"].map(lambda tokens: tokens + 8)
+    calls = [Call.bind(low_share.kernel, rows), Call.bind(Weigh.weigh.kernel, Weigh(), **{**inputs, "tokens": rows})]
+    with pytest.raises(KernelError, match=r"kernel 'weigh': tokens holds .*, which is no token id from 0 to 7"):
+        launch(calls, back_end=choice)
+
+
+@pytest.mark.parametrize("choice", ["cpu", "reference"])
 @pytest.mark.parametrize("offsets", [[0, 3, 2, 4], [1, 4], [0, 3], [0, 5], [0, -1, 4], [0, 2**63 - 1, 4]], ids=str)
 def test_offsets_that_are_no_rows_are_refused(offsets, choice):
     """Also where nobody checked them before: they fall, begin or end elsewhere."""

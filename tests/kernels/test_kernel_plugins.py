@@ -95,7 +95,7 @@ def test_four_kernels_and_a_reward_in_python_are_one_launch_plus_one(monkeypatch
             dt.rewards.toxicity(words=["a", "b"], tokenizer=policy.tokenizer),
             dt.rewards.format(pattern="[a-m].*"),
         ]
-        compiled = dt.compile("grpo", policy=policy, rewards=rewards, mode=mode)
+        compiled = dt.compile("grpo", policy=policy, ref_policy=policy.frozen(), rewards=rewards, mode=mode)
         metrics[mode] = compiled.run(prompts=["1+1=", "2+3="], seed=5)
         if mode == "auto":
             kernels = "reward_repetition + reward_diversity + reward_patterns + reward_toxicity"

@@ -97,6 +97,7 @@ def inputs_of(calls: Sequence[Call], rows: Ragged, program: Program | None = Non
     ready: dict[tuple[int, str, int], tuple[Tensor, Tensor]] = {}
     tensors, numbers = [], []
     for call in calls:
+        vocabulary = _vocabulary(call)
         for parameter in call.kernel.source.given:
             value = call.value(parameter.name)
             if parameter.role == "number":
@@ -105,7 +106,7 @@ def inputs_of(calls: Sequence[Call], rows: Ragged, program: Program | None = Non
             given = value.values if isinstance(value, Ragged) else value
             if not isinstance(given, Tensor):
                 raise _wrong(call, parameter, f"must be a tensor, got {type(given).__name__}")
-            key = id(given), parameter.role, _vocabulary(call)
+            key = id(given), parameter.role, vocabulary
             if key not in ready:
                 ready[key] = given, _ready(call, parameter, given, rows, program)
             _, made = ready[key]

@@ -74,4 +74,4 @@ class Spelled:
     @property
     def known(self) -> int:
         """How many tokens have an entry in the tables."""
-        return len(self.table.begins) - 1
+        return self.table.begins.shape[0] - 1

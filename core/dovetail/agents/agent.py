@@ -285,9 +285,7 @@ class Agent:
 
     def frozen(self) -> Agent:
         """A reference: this agent with the weights of now, or the weights it was loaded with if it has not learnt."""
-        reference = attrs.evolve(
-            self, trainable=False, lora=None, head=None, objectives=(), gradient_checkpointing=False
-        )
+        reference = attrs.evolve(self, trainable=False, lora=None, head=None, gradient_checkpointing=False)
         if self.lora is not None and self.trainable:
             reference._adapted = self
         elif self.version:

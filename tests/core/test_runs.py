@@ -269,8 +269,9 @@ def test_missing_agents_inputs_and_rewards_are_told():
         dt.compile(recipe, policy=tiny_policy(), rewards=[lowercase], beta=0.1)
     with pytest.raises(RecipeError, match="has no reward to run"):
         dt.compile(recipe, policy=tiny_policy())
-    with pytest.raises(RecipeError, match="two rewards are called 'lowercase'"):
-        dt.compile(recipe, policy=tiny_policy(), rewards=[lowercase, lowercase])
+    with pytest.raises(RecipeError, match="two rewards are called 'lowercase'") as error:
+        dt.compile(recipe, policy=tiny_policy(), rewards=[lowercase, dt.rewards.length(name="lowercase")])
+    assert [line.partition(" of ")[0] for line in error.value.where] == ["rewards/lowercase", "rewards/length"]
     run = dt.compile(recipe, policy=tiny_policy(), rewards=[lowercase], sampling=SHORT)
     with pytest.raises(RecipeError, match="the input 'prompts' is missing"):
         run.run()

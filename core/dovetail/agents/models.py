@@ -59,7 +59,8 @@ def load_pretrained(name_or_path: str, dtype: torch.dtype, *, trust_remote_code:
 
 def saved_objectives(head: Path) -> tuple[str, ...]:
     """What the values of a saved head are called; nothing if it has one."""
-    return tuple(json.loads((safe_open(head, "pt").metadata() or {}).get("objectives", "[]")))
+    told: Any = safe_open(head, "pt")
+    return tuple(json.loads((told.metadata() or {}).get("objectives", "[]")))
 
 
 def without_dropout(model: Any) -> Any:

@@ -155,8 +155,7 @@ class _MicroBatch(Execution):
         return share
 
     def _add_mean(self, name: str, metric: Ragged | Tensor) -> None:
-        known = known_values(metric, self._counts, self._places)
-        if len(known):  # a metric that no row has is left out
+        if len(known := known_values(metric, self._counts, self._places)):  # what no row has is left out
             self.shares[name] += known.sum().item()
             self.shares[_COUNT + name] += len(known)
 

@@ -30,9 +30,9 @@ class RewardModel:
 
     Args:
         models: Folders of reward models, as the recipe ``reward-model`` writes them (``runs/…/final``).
-        penalty: Price of a standard deviation among the scores. Usual range 0 to 1; needs several models, or dropout.
         objectives: Which scores of models with several objectives count, and by how much: the score is their weighted
             sum. One alone is a reward by its own name; rewards with the same models share them.
+        penalty: Price of a standard deviation among the scores. Usual range 0 to 1; needs several models, or dropout.
         dropout: Share of the heads' inputs that is dropped, at random but for all answers alike; 0 is off. As in
             training, usually 0.1.
         draws: Scores that each model gives under dropout. Usual range 8 to 32.

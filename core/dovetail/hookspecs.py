@@ -176,7 +176,7 @@ class LossSpecs:
         returns: Ragged,  # targets of the value model
         entropy: Ragged,  # of the live policy's distribution at each token; carries the gradient
         rewards: Ragged,  # the total reward, spread over the tokens
-        final_values: Tensor,  # [B], of the live value model, after the last token; carries the gradient
+        final_values: Tensor,  # [B], of the live value model (or [B, objectives]) after the last token; with gradient
         baselines: Tensor,  # [B], what the recipe measures each sequence by
         groups: Tensor,  # [B] int64; a loss that asks for them is given whole groups, their rows in order
         tasks: Tasks,  # B tasks

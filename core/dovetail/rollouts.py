@@ -123,7 +123,7 @@ class LossTerms:
     terms: Ragged | Tensor  #: per sampled token, or ``[B]`` for a loss on whole sequences
     reduction: Reduction = "token_mean"
     norm: float | None = None  #: the constant of ``sequence_sum_norm``, in tokens
-    #: per token or per sequence ``[B]``; the engine averages them over all tokens or sequences of the step
+    #: per token or per sequence ``[B]``; the engine averages them over all of the step, but for those that are NaN
     metrics: Mapping[str, Ragged | Tensor] = attrs.field(factory=dict)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 from parts_of_tests import lowercase, tiny_policy
+from talkers import Talk
 
 import dovetail as dt
+from dovetail.registry import as_part
 from dovetail.testing import tiny_rollouts
 
 PROMPTS = ["1+1=", "a much longer prompt", "zz"]
@@ -135,6 +138,27 @@ def test_samples_that_train_are_written_with_their_own_rewards(tmp_path):
     trainer.fit(1)
     assert trainer.compiled.plan.is_beside(trainer.compiled.graph["greedy_rewards"])
     assert len((tmp_path / "rollouts/step-000001.jsonl").read_text().splitlines()) == 4
+
+
+def test_an_episode_of_many_turns_is_measured_by_a_greedy_one(tmp_path):
+    """Of the same task, played to its end by itself; all tokens of an episode get its reward less the greedy one's."""
+    tasks = Talk().tasks("train")[:3]
+    compiled = dt.compile(
+        "remax", policy=tiny_policy(characters=None, context=512), environment=as_part("environments", Talk()),
+        sampling=dt.Sampling(max_tokens=4), group_size=2,
+    )  # fmt: skip
+    collected = compiled.collect(prompts=tasks)
+    samples, greedy = collected.rollouts, collected.values["greedy"]["out"]
+    assert len(samples) == 6
+    assert [task.id for task in greedy.tasks] == [task.id for task in tasks]
+    assert max(len(row) for row in samples.steps) > 1
+    baselines = collected.outputs("greedy_rewards")["out"].values
+    rewards = samples.rewards["talk"].values
+    expected = rewards - baselines[samples.groups]
+    credit = collected.outputs("advantages")["out"]
+    for row, advantages in enumerate(credit):
+        assert advantages.tolist() == pytest.approx([expected[row].item()] * len(advantages))
+    assert math.isfinite(compiled.learn(collected)["loss"])
 
 
 def test_scores_of_prompts_go_to_their_samples():

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dovetail as dt
+from dovetail.errors import UserError
 from dovetail.runtime.packing import micro_batches
 from dovetail.testing import tiny_agent, tiny_rollouts
 
@@ -147,3 +148,42 @@ def test_a_value_head_is_saved_and_loaded(tmp_path):
     assert dt.Agent(tmp_path, head="value").value_head.weight.tolist() == agent.value_head.weight.tolist()
     (tmp_path / "value_head.safetensors").unlink()
     assert not dt.Agent(tmp_path, head="value").value_head.weight.any()
+
+
+def test_a_head_with_objectives_is_saved_with_their_names(tmp_path):
+    """A value for each; an agent that asks for other ones is told which there are."""
+    agent = tiny_agent(head="value", objectives=["help", "harm"], trainable=True)
+    torch.nn.init.normal_(agent.value_head.weight)
+    agent.save(tmp_path)
+    again = dt.Agent(tmp_path, head="value", objectives=["help", "harm"])
+    hidden = torch.randn(3, 16)
+    assert agent.value(hidden).shape == (3, 2)
+    assert torch.equal(again.value(hidden), agent.value(hidden))
+    for other in (["help"], ["harm", "help"], []):
+        with pytest.raises(UserError, match=r"has the objectives \['help', 'harm'\]") as error:
+            _ = dt.Agent(tmp_path, head="value", objectives=other).value_head
+        assert error.value.hint == "objectives: [help, harm]"
+
+
+def test_what_is_nan_in_a_metric_counts_nowhere():
+    """The mean is over the other rows, however the batch is cut; a metric that no row has is left out."""
+
+    @dt.op
+    def partly(logprobs: dt.Ragged) -> dt.LossTerms:
+        rows = logprobs.lengths.double()
+        metrics = {"some": torch.where(rows > 3, rows, torch.nan), "none": rows * torch.nan, "all": rows}
+        return dt.LossTerms(logprobs.sum(), "batch_mean", metrics=metrics)
+
+    @dt.recipe
+    def measured(policy, rows):
+        """A loss with metrics that not every row has."""
+        dt.set_loss(partly(dt.logprobs(policy, rows), name="loss"))
+
+    agent = tiny_agent(trainable=True, characters="".join(map(chr, range(130))))
+    rows = tiny_rollouts(lengths=(2, 4, 0, 9, 3, 5), group_size=2)
+    for budget in (1, 24, None):
+        settings = dt.TrainSettings(micro_batch_tokens=budget)
+        metrics = dt.compile(measured, policy=agent, settings=settings).run(rows=rows)
+        assert metrics["loss/some"] == pytest.approx((4 + 9 + 5) / 3)
+        assert metrics["loss/all"] == pytest.approx(23 / 5)
+        assert "loss/none" not in metrics

@@ -189,7 +189,7 @@ def test_folding_never_loads_the_reference(capsys):
         dt.recipes["grpo"], policy=tiny_policy(), ref_policy=reference, rewards=[lowercase], sampling=SHORT
     )
     run.run(prompts=["a"])
-    assert not reference.is_loaded
+    assert "_loaded" not in vars(reference)
     text = run.explain()
     assert "fold: loss leaves ref_logprobs, sampled_logprobs, entropy unused" in text or "ref_logprobs" in text
     assert "dead: ref_logprobs is not needed and goes" in text
@@ -269,8 +269,9 @@ def test_missing_agents_inputs_and_rewards_are_told():
         dt.compile(recipe, policy=tiny_policy(), rewards=[lowercase], beta=0.1)
     with pytest.raises(RecipeError, match="has no reward to run"):
         dt.compile(recipe, policy=tiny_policy())
-    with pytest.raises(RecipeError, match="two rewards are called 'lowercase'"):
-        dt.compile(recipe, policy=tiny_policy(), rewards=[lowercase, lowercase])
+    with pytest.raises(RecipeError, match="two rewards are called 'lowercase'") as error:
+        dt.compile(recipe, policy=tiny_policy(), rewards=[lowercase, dt.rewards.length(name="lowercase")])
+    assert [line.partition(" of ")[0] for line in error.value.where] == ["rewards/lowercase", "rewards/length"]
     run = dt.compile(recipe, policy=tiny_policy(), rewards=[lowercase], sampling=SHORT)
     with pytest.raises(RecipeError, match="the input 'prompts' is missing"):
         run.run()

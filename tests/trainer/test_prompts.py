@@ -6,6 +6,7 @@ import pytest
 
 import dovetail as dt
 from dovetail.errors import ConfigError, DataError
+from dovetail.messages import Message, ToolCall
 from dovetail_trainer.config.build import build
 from dovetail_trainer.config.load import load
 
@@ -64,3 +65,38 @@ def test_stages_are_pointed_to_their_command(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"stages": {}}))
     with pytest.raises(ConfigError, match="`dovetail pipeline FILE` runs"):
         load(tmp_path / "run.json")
+
+
+def test_prompts_of_a_script_are_kept_for_a_resume(tmp_path):
+    """Texts, messages, answers and columns: a resumed run is what an unbroken one is."""
+    called = Message("assistant", "", tool_calls=(ToolCall("1", "look", "{}"),))
+    tasks = [
+        "1+1=",
+        dt.Task("b", [Message("user", "2+2=")], answer=4, columns={"wanted": "4"}),
+        dt.Task("c", [Message("user", "look"), called, Message("tool", "3", tool_call_id="1")]),
+    ]
+
+    def trainer(name):
+        return dt.Trainer(
+            "grpo", policy=dt.Agent.tiny(hidden=16, layers=1, heads=2), prompts=tasks, run_dir=tmp_path / name,
+            rewards=[dt.rewards.length(target=2)], batch_size=2, sampling=dt.Sampling(max_tokens=3),
+        )  # fmt: skip
+
+    whole, cut = trainer("whole"), trainer("cut")
+    expected = whole.fit(4)
+    cut.fit(2)
+    resumed = dt.Trainer.resume(tmp_path / "cut")
+    assert resumed.prompts == cut.prompts
+    assert resumed.fit(4)["loss"] == expected["loss"]
+
+
+def test_prompts_that_json_cannot_hold_do_not_stop_a_run(tmp_path, capsys):
+    """It goes on and says that it cannot be resumed; a resume then says what is missing."""
+    run = dt.Trainer(
+        "grpo", policy=dt.Agent.tiny(hidden=16, layers=1, heads=2), prompts=[dt.Task("a", [Message("user", "1")], {1})],
+        rewards=[dt.rewards.length(target=2)], batch_size=1, sampling=dt.Sampling(max_tokens=2), run_dir=tmp_path,
+    )  # fmt: skip
+    run.fit(1)
+    assert "this run cannot be resumed" in capsys.readouterr().out
+    with pytest.raises(DataError, match="needs prompts"):
+        dt.Trainer.resume(tmp_path)

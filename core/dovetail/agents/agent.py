@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,7 @@ class Agent:
         generator: Registry name or part that samples from it.
         lora: Learn low-rank adapters instead of all weights.
         head: ``value`` adds a scalar head, starting at 0.
+        objectives: Names of the head's values, where it has several instead of one.
         optimizer: How it learns.
         dtype: Of the weights.
         device: ``auto`` takes CUDA if there is one.
@@ -56,6 +58,7 @@ class Agent:
     _generator: str | Part = attrs.field(default="native", kw_only=True)
     lora: LoraSettings | None = attrs.field(default=None, kw_only=True)
     _head: Literal["value"] | None = attrs.field(default=None, kw_only=True)
+    objectives: tuple[str, ...] = attrs.field(default=(), converter=tuple, kw_only=True)
     optimizer: OptimizerSettings = attrs.field(factory=OptimizerSettings, kw_only=True)
     dtype: DtypeName = attrs.field(default="float32", kw_only=True)
     _device: str = attrs.field(default="auto", kw_only=True)
@@ -106,7 +109,7 @@ class Agent:
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
-        return model if self.lora is None else models.add_lora(model, self.lora)
+        return model if self.lora is None else load("dovetail_trainer.lora").add_lora(model, self.lora)
 
     @property
     def model(self) -> Any:
@@ -122,10 +125,6 @@ class Agent:
     def tokenizer(self) -> Any:
         return self._loaded[1]
 
-    @property
-    def is_loaded(self) -> bool:
-        return "_loaded" in vars(self)
-
     @cached_property
     def device(self) -> torch.device:
         automatic = "cuda" if torch.cuda.is_available() else "cpu"
@@ -138,13 +137,16 @@ class Agent:
 
     @cached_property
     def value_head(self) -> torch.nn.Linear:
-        """``[D] -> 1``, float32 or the model's float64, as it was saved or 0. A DovetailError if it was not asked for."""
+        """``[D]`` to one value or one for each objective, in float32 or the model's float64; as it was saved, or 0."""
         if self._head != "value":
             raise DovetailError(f"the agent {self.name!r} has no value head", hint='dt.Agent(…, head="value")')
         dtype = torch.promote_types(getattr(torch, self.dtype), torch.float32)
         width = self._causal.config.get_text_config().hidden_size
-        head = torch.nn.Linear(width, 1, device=self.device, dtype=dtype).requires_grad_(self.trainable)
-        saved = Path(self.name) / models.VALUE_HEAD
+        count, saved = len(self.objectives) or 1, Path(self.name) / models.VALUE_HEAD
+        head = torch.nn.Linear(width, count, device=self.device, dtype=dtype).requires_grad_(self.trainable)
+        if saved.exists() and (found := models.saved_objectives(saved)) != self.objectives:
+            problem = f"{saved} has the objectives {list(found)}, and the agent asks for {list(self.objectives)}"
+            raise UserError(problem, hint=f"objectives: [{', '.join(found)}]")
         zeros = {name: torch.zeros_like(parameter) for name, parameter in head.named_parameters()}
         head.load_state_dict(load_file(saved) if saved.exists() else zeros)
         return head
@@ -253,8 +255,9 @@ class Agent:
             return models.checked_head(self._causal, self.name, tokens, hidden)
 
     def value(self, hidden: Tensor) -> Tensor:
-        """``[N, D]`` hidden states to ``[N]`` values in the dtype of the value head."""
-        return cast(Tensor, self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1))
+        """``[N, D]`` hidden states to ``[N]`` values, or ``[N, objectives]``, in the dtype of the value head."""
+        values = cast(Tensor, self.value_head(hidden.to(self.value_head.weight.dtype)))
+        return values if self.objectives else values.squeeze(-1)
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
         """What learns, by name."""
@@ -300,5 +303,6 @@ class Agent:
             model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         if self._head == "value":
-            save_file(self.value_head.state_dict(), folder / models.VALUE_HEAD)
+            named = {"objectives": json.dumps(self.objectives)}
+            save_file(self.value_head.state_dict(), folder / models.VALUE_HEAD, named)
         return folder

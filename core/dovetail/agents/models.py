@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from dovetail.errors import UserError
 from dovetail.runtime.linear_logprob import Head, linear_logprob
-from dovetail.settings import LoraSettings
 
 VALUE_HEAD = "value_head.safetensors"  # beside the model's own files
 
@@ -56,6 +57,12 @@ def load_pretrained(name_or_path: str, dtype: torch.dtype, *, trust_remote_code:
     return model, tokenizer
 
 
+def saved_objectives(head: Path) -> tuple[str, ...]:
+    """What the values of a saved head are called; nothing if it has one."""
+    told: Any = safe_open(head, "pt")
+    return tuple(json.loads((told.metadata() or {}).get("objectives", "[]")))
+
+
 def without_dropout(model: Any) -> Any:
     """Switch dropout off for good: log-probs of two passes must differ by the weights alone."""
     for module in model.modules():
@@ -65,22 +72,6 @@ def without_dropout(model: Any) -> Any:
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     return model.eval()
-
-
-def add_lora(model: Any, settings: LoraSettings) -> Any:
-    """A peft model around ``model``. The same settings give the same adapters."""
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise UserError("LoRA needs peft", hint='pip install "dovetail-core[lora]"') from error
-    alpha = settings.alpha if settings.alpha is not None else 2 * settings.rank
-    layers = list(settings.target_modules) or "all-linear"
-    config = LoraConfig(
-        r=settings.rank, lora_alpha=alpha, lora_dropout=settings.dropout, target_modules=layers, task_type="CAUSAL_LM"
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        return get_peft_model(model, config)
 
 
 def checked_head(model: Any, name: str, tokens: Tensor, hidden: Tensor) -> Head:

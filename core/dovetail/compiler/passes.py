@@ -41,7 +41,8 @@ def _fill_slot(graph: Graph, slot: Node, context: Context) -> Graph:
     labels = [part.label for part in parts]
     for label in labels:
         if labels.count(label) > 1:
-            raise RecipeError(f"two rewards are called {label!r} in this run", hint="give one of them another name=")
+            twins = [f"{part} of {part.provenance}" for part in parts if part.label == label]
+            raise RecipeError(f"two rewards are called {label!r}", where=twins, hint="give one of them another name=")
     inputs, stem = {"rollouts": slot.inputs["completions"]}, slot.name.removesuffix("s")
     nodes = [Node(f"{stem}_{part.label}", part_op(part), inputs, source=slot.source) for part in parts]
     ports = {f"reward_{index}": Ref(node.name, "out") for index, node in enumerate(nodes)}

@@ -22,7 +22,9 @@ from dovetail.runtime.evaluate import Outputs, check_terms, loss_terms, take
 from dovetail.runtime.execute import Execution, timed
 from dovetail.runtime.forward import forward
 from dovetail.runtime.packing import MicroBatch, bundles
-from dovetail.runtime.reduce import StepCounts, mean_share, reduce_terms
+from dovetail.runtime.reduce import StepCounts, known_values, reduce_terms
+
+_COUNT = "count of "  # before the name of a metric that is a mean: of how many values
 
 
 class Learning:
@@ -100,8 +102,8 @@ class Learning:
 
     def _metrics(self) -> dict[str, float]:
         metrics = {} if self._steps else {"loss": 0.0}
-        for name in sorted({name for step in self._steps for name in step}):
-            shares = [step[name] for step in self._steps if name in step]
+        for name in sorted({name for step in self._steps for name in step if not name.startswith(_COUNT)}):
+            shares = [step[name] / (step[_COUNT + name] or 1) for step in self._steps if name in step]
             metrics[name] = torch.tensor(shares, dtype=torch.float64).mean().item()
         total, squares, count = self._weights.tolist()
         if count:
@@ -153,7 +155,9 @@ class _MicroBatch(Execution):
         return share
 
     def _add_mean(self, name: str, metric: Ragged | Tensor) -> None:
-        self.shares[name] += mean_share(metric, self._counts, self._places).item()
+        if len(known := known_values(metric, self._counts, self._places)):  # what no row has is left out
+            self.shares[name] += known.sum().item()
+            self.shares[_COUNT + name] += len(known)
 
     def _sampler_statistics(self) -> None:
         """How far the policy is from the one that sampled: KL by the k3 estimator, effective sample size, entropy."""

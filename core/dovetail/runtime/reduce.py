@@ -51,6 +51,7 @@ def reduce_terms(terms: LossTerms, counts: StepCounts, rows: Tensor) -> Tensor:
     return (values * weights.to(values.dtype)).sum()
 
 
-def mean_share(metric: Ragged | Tensor, counts: StepCounts, rows: Tensor) -> Tensor:
-    """The share of a micro-batch in the mean of a metric over all tokens (Ragged) or sequences of the step."""
-    return reduce_terms(LossTerms(metric, "token_mean" if isinstance(metric, Ragged) else "batch_mean"), counts, rows)
+def known_values(metric: Ragged | Tensor, counts: StepCounts, rows: Tensor) -> Tensor:
+    """``[n]`` float64, what a micro-batch brings to the mean of a metric over tokens (Ragged) or counted sequences."""
+    values = metric.values if isinstance(metric, Ragged) else metric[counts.lengths[rows].to(metric.device) > 0]
+    return values[~values.isnan()].double()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs.validators import ge
 
-from dovetail import hookimpl
+from dovetail import DataError, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,32 +45,77 @@ class BradleyTerry:
 
         from dovetail import LossTerms
 
-        labels, filled = rewards.max(), rewards.lengths > 0
-        better = (groups[:, None] == groups) & (labels[:, None] > labels) & filled[:, None] & filled
-        first, second = better.nonzero(as_tuple=True)
-        score, other = final_values[first], final_values[second]
-        difference = score - other
+        if final_values.ndim > 1:
+            problem = f"the head has {final_values.shape[1]} objectives, and bradley-terry compares one value"
+            raise DataError(problem, hint="train them by `multi-objective-reward-model`")
+        labels = rewards.max().masked_fill(rewards.lengths == 0, torch.nan)
+        margins = None
         if tasks is not None and self.margin:
             margins = torch.tensor(tasks["margin"], dtype=final_values.dtype, device=final_values.device)
-            difference = difference - margins[first]
-        losses = -torch.nn.functional.logsigmoid(difference) + self.center * (score + other).square()
-        if tasks is not None and self.bootstrap:
-            counts = [_poisson(self.bootstrap, task.id) for task in tasks]
-            losses = losses * torch.tensor(counts, dtype=losses.dtype, device=losses.device)[first]
-        _, index = torch.unique(groups, return_inverse=True)
+        counts = bootstrap_counts(tasks, self.bootstrap, final_values) if tasks is not None else None
+        terms, metrics = preference_terms(
+            final_values[:, None], labels[:, None], groups, center=self.center, margins=margins, counts=counts
+        )
+        measured = {name: values.squeeze(1) for name, values in metrics.items()}
+        return LossTerms(terms.squeeze(1), "batch_mean", metrics=measured)
 
-        def of_group(values: Tensor) -> Tensor:
-            """The mean over a group's pairs, at each of its rows."""
-            pairs = values.new_zeros(len(groups)).index_add(0, index[first], torch.ones_like(values))
-            return (values.new_zeros(len(groups)).index_add(0, index[first], values) / pairs.clamp(min=1))[index]
 
-        with torch.no_grad():
-            metrics = {
-                "accuracy": of_group((score > other).to(losses.dtype)),
-                "margin": of_group(score - other),
-                "score": final_values.detach().clone(),
-            }
-        return LossTerms(of_group(losses), "batch_mean", metrics=metrics)
+def preference_terms(
+    scores: Tensor,
+    labels: Tensor,
+    groups: Tensor,
+    *,
+    center: float,
+    margins: Tensor | None = None,
+    counts: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of each row's group by each of K objectives, and the metrics ``accuracy``, ``margin`` and ``score``.
+
+    Args:
+        scores: ``[B, K]``, with the gradient.
+        labels: ``[B, K]``, more is better; NaN is compared with nothing.
+        groups: ``[B]``; only rows of one group are compared.
+        center: As for :class:`BradleyTerry`.
+        margins: ``[B]``, by how much the better row is to win.
+        counts: ``[B]``, how often the pairs of a row count.
+
+    Returns:
+        ``[B, K]``, the mean over a group's pairs at each of its rows; without a pair it is 0, and NaN in the metrics.
+    """
+    import torch
+
+    better = (groups[:, None] == groups)[:, :, None] & (labels[:, None] > labels)
+    first, second, objective = better.nonzero(as_tuple=True)
+    score, other = scores[first, objective], scores[second, objective]
+    difference = score - other if margins is None else score - other - margins[first]
+    losses = -torch.nn.functional.logsigmoid(difference) + center * (score + other).square()
+    if counts is not None:
+        losses = losses * counts[first]
+    _, index = torch.unique(groups, return_inverse=True)
+    cell = index[first] * scores.shape[1] + objective
+
+    def of_group(values: Tensor, without: float) -> Tensor:
+        """The mean over a group's pairs, at each of its rows."""
+        sums, pairs = (
+            scores.new_zeros(scores.numel()).index_add(0, cell, each) for each in (values, torch.ones_like(values))
+        )
+        return torch.where(pairs > 0, sums / pairs.clamp(min=1), without).view_as(scores)[index]
+
+    with torch.no_grad():
+        metrics = {
+            "accuracy": of_group((score > other).to(losses.dtype), torch.nan),
+            "margin": of_group(score - other, torch.nan),
+            "score": scores.detach().clone(),
+        }
+    return of_group(losses, 0.0), metrics
+
+
+def bootstrap_counts(tasks: Tasks, member: int, like: Tensor) -> Tensor | None:
+    """``[B]``, how often each row counts in the sample of an ensemble's member; None for member 0."""
+    import torch
+
+    counts = [_poisson(member, task.id) for task in tasks]
+    return torch.tensor(counts, dtype=like.dtype, device=like.device) if member else None
 
 
 def _poisson(member: int, row: str) -> int:

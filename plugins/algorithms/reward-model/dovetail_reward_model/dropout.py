@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import dovetail as dt
-
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dovetail import Agent, Rollouts
+    from dovetail import Agent
 
 
 class Dropped:
-    """An agent whose value head sees its inputs through dropout; values are ``[N]``, or ``[N, samples]`` for many draws.
+    """An agent whose value head sees its inputs through dropout; its values have a last dimension ``samples`` with a seed.
 
     Gal and Ghahramani 2016 (arXiv 1506.02142). With a ``seed`` all positions share a draw's mask, so that a score
     depends on nothing beside it; without, masks are drawn from torch's generator.
@@ -34,11 +32,3 @@ class Dropped:
         kept = torch.rand(self._samples, hidden.shape[-1], generator=generator) >= self._share
         masks = (kept / (1 - self._share)).to(hidden)
         return torch.stack([self._agent.value(hidden * mask) for mask in masks], -1)
-
-
-@dt.op
-def dropped_scores(agent: Agent, rows: Rollouts, dropout: float) -> Tensor:
-    """``[B]``, the value after each row's last token, its head's inputs through dropout."""
-    from dovetail.runtime.forward import forward
-
-    return forward(Dropped(agent, dropout), rows, ("values",))["final"]  # type: ignore[arg-type]

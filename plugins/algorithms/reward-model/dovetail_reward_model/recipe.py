@@ -1,11 +1,14 @@
-"""The recipe: a value head whose score after an answer tells the better one of two."""
+"""The recipes: a value head whose score after an answer tells the better one of two, by one or by several objectives."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import dovetail as dt
-from dovetail_reward_model.dropout import dropped_scores
+from dovetail_reward_model.scores import final_scores
+
+HELPFUL_AND_HARMLESS = {"helpfulness": 1.0, "harmlessness": 1.0}
 
 
 @dt.recipe
@@ -33,9 +36,32 @@ def reward_model(
     """
     rewards = dt.reward("label", rollout=pairs, name="rewards")
     if dropout:
-        scores = dropped_scores(policy, pairs, dropout=dropout, name="scores")
+        scores = final_scores(policy, pairs, dropout=dropout, name="scores")
     else:
         scores = dt.values(policy, pairs, name="values").final
     options = {"margin": margin, "center": center, "bootstrap": bootstrap}
     loss = dt.loss("bradley-terry", pairs, final_values=scores, rewards=rewards, **options, name="loss")
     dt.set_loss(loss, epochs=epochs, minibatches=minibatches)
+
+
+@dt.algorithm(using=reward_model)
+def multi_objective_reward_model(
+    graph: Any,
+    judged: Any,
+    *,
+    objectives: Mapping[str, float] = HELPFUL_AND_HARMLESS,
+    dropout: float = 0.0,
+) -> None:
+    """A reward model with a score for each of several objectives, from preferences and ratings, where there are any.
+
+    The policy is the model: ``head: value``, and ``objectives`` with the same names.
+
+    Args:
+        objectives: Name to weight in the loss; see the loss ``objectives``.
+        dropout: As for ``reward-model``.
+    """
+    graph.set("loss", use="objectives", objectives=dict(objectives))
+    scores = final_scores(graph.policy, judged, dropout=dropout, objectives=tuple(objectives), name="scores")
+    graph.wire("loss", final_values=scores, rollouts=judged)
+    for replaced in ("values", "rewards", "pairs"):
+        graph.drop(replaced)

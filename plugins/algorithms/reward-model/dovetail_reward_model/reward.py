@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs.validators import and_, ge, instance_of, lt, min_len
 
 from dovetail import hookimpl
+from dovetail.errors import did_you_mean
+from dovetail_reward_model.panel import Panel, objectives_of, panel_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dovetail import Agent, Message
-
-VALUE_HEAD = "value_head.safetensors"
+    from dovetail import Message
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -31,6 +30,8 @@ class RewardModel:
 
     Args:
         models: Folders of reward models, as the recipe ``reward-model`` writes them (``runs/…/final``).
+        objectives: Which scores of models with several objectives count, and by how much: the score is their weighted
+            sum. One alone is a reward by its own name; rewards with the same models share them.
         penalty: Price of a standard deviation among the scores. Usual range 0 to 1; needs several models, or dropout.
         dropout: Share of the heads' inputs that is dropped, at random but for all answers alike; 0 is off. As in
             training, usually 0.1.
@@ -40,6 +41,7 @@ class RewardModel:
     """
 
     models: tuple[str, ...] = attrs.field(converter=tuple, validator=min_len(1))
+    objectives: Mapping[str, float] = attrs.field(factory=dict)
     penalty: float = attrs.field(default=0.0, validator=ge(0))
     dropout: float = attrs.field(default=0.0, validator=[ge(0), lt(1)])
     draws: int = attrs.field(default=16, validator=and_(instance_of(int), ge(2)))
@@ -49,21 +51,28 @@ class RewardModel:
     def __attrs_post_init__(self) -> None:
         if self.penalty and len(self.models) == 1 and not self.dropout:
             raise ValueError("penalty needs several models or dropout: one score has no spread")
-        for model in self.models:
-            if not (Path(model) / VALUE_HEAD).exists():
-                raise ValueError(f"models: {model} is no reward model: it has no {VALUE_HEAD}; train one with "
-                                 "`algorithm: {use: reward-model}`, and give the folder `final` of its run")  # fmt: skip
+        names = objectives_of(self.models[0])
+        for model in self.models[1:]:
+            if {*objectives_of(model)} != {*names}:
+                told = f"{self.models[0]} {list(names)}, {model} {list(objectives_of(model))}"
+                raise ValueError(f"models: an ensemble has the same objectives in all its members, and here {told}")
+        unknown = [name for name in self.objectives if name not in names]
+        if unknown:
+            raise ValueError(
+                f"objectives: the models have none called {unknown[0]!r}; {did_you_mean(unknown[0], names)}"
+            )
+        if names and not self.objectives:
+            example = ", ".join(f"{name}: 1" for name in names)
+            raise ValueError(f"objectives: the models have several scores; say which of them count: {{{example}}}")
 
     @functools.cached_property
-    def _agents(self) -> list[Agent]:
-        from dovetail import Agent
-
-        return [Agent(model, head="value", device=self.device, dtype=self.dtype) for model in self.models]  # type: ignore[arg-type]
+    def _panel(self) -> Panel:
+        return panel_of(self.models, self.dropout, self.draws, self.device, self.dtype)
 
     @hookimpl
     def on_run_start(self, run: Any) -> None:
         """Load the models before anything has a deadline."""
-        for agent in self._agents:
+        for agent in self._panel.agents:
             agent.model  # noqa: B018 - loaded when first asked for
 
     @hookimpl
@@ -75,48 +84,11 @@ class RewardModel:
 
     def scores(self, messages: Sequence[Sequence[Message]]) -> Tensor:
         """``[B, S]``, the scores of every model (and draw) for each conversation, whose last message is the answer."""
-        import torch
-
-        return torch.cat([self._scores_of(agent, messages) for agent in self._agents], -1)
+        scores = self._panel.scores(messages)
+        wanted = [self._panel.objectives.index(name) for name in self.objectives] if self.objectives else [0]
+        weights = scores.new_tensor(list(self.objectives.values()) or [1.0])
+        return (scores[:, wanted] * weights[:, None]).sum(1)
 
     def uncertainty(self, messages: Sequence[Sequence[Message]]) -> Tensor:
         """``[B]``, the standard deviation of the scores for each conversation."""
         return self.scores(messages).std(-1)
-
-    def _scores_of(self, agent: Agent, messages: Sequence[Sequence[Message]]) -> Tensor:
-        import torch
-
-        from dovetail import Origin, Ragged, Rollouts, Task, Tasks
-        from dovetail.runtime.forward import forward_all
-        from dovetail_reward_model.dropout import Dropped
-
-        tokens = Ragged.from_rows([_encoded(agent, conversation) for conversation in messages], dtype=torch.int64)
-        rows = Rollouts(
-            tokens=tokens,
-            origin=tokens.with_values(torch.full_like(tokens.values, Origin.PROMPT, dtype=torch.uint8)),
-            groups=torch.arange(len(tokens)),
-            tasks=Tasks(Task("", conversation) for conversation in messages),
-        )
-        actor: Any = Dropped(agent, self.dropout, self.draws, seed=0) if self.dropout else agent
-        budget = 4_096 if agent.device.type == "cpu" else 16_384
-        final: Tensor = forward_all(actor, rows, ("values",), budget)["final"].float().cpu()
-        return final if final.ndim == 2 else final[:, None]
-
-
-def _encoded(agent: Agent, conversation: Sequence[Message]) -> list[int]:
-    """As rows of data are: through the chat template, or text by text with an end token after each answer."""
-    if agent.tokenizer.chat_template:
-        before = agent.render_chat(conversation[:-1], answer=True)
-        after = agent.render_chat(conversation, answer=False)
-        pieces = [before, after.removeprefix(before)] if after.startswith(before) else [after]
-        tokens = [token for piece in pieces for token in agent.encode_text(piece)]
-    else:
-        tokens = []
-        for index, message in enumerate(conversation):
-            tokens += agent.tokenizer(message.content, add_special_tokens=index == 0)["input_ids"]
-            tokens += [agent.tokenizer.eos_token_id] * (message.role == "assistant")
-    if agent.context is not None and len(tokens) > agent.context:
-        raise ValueError(
-            f"a conversation has {len(tokens)} tokens, and {agent.name!r} has a context of {agent.context}"
-        )
-    return tokens

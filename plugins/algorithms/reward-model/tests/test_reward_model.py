@@ -169,7 +169,7 @@ def test_dropout_in_training_is_drawn_anew():
 
 def test_rows_are_read_as_in_training(ensemble):
     """The tokens that a conversation is scored on are those of the rows that the model learnt from."""
-    from dovetail_reward_model.reward import _encoded
+    from dovetail_reward_model.panel import _encoded
 
     model, rows = dt.Agent(ensemble[0], head="value"), letters(3)
     for template in (None, "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"):

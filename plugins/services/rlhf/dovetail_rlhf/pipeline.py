@@ -14,9 +14,9 @@ import attrs
 from dovetail.errors import DovetailError, UserError
 from dovetail_rlhf.reading import RECORD
 from dovetail_rlhf.stages import Plan, Stage, StepConfig
-from dovetail_rlhf.work import write_text
 from dovetail_trainer.config.schema import RunConfig
 from dovetail_trainer.samples import number
+from dovetail_trainer.writing import write_text
 
 DONE = "stage.json"
 

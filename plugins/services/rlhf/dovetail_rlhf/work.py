@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dovetail_trainer.writing import write_text
+
 Entry = dict[str, Any]
 
 
@@ -53,13 +55,6 @@ class Work:
         return [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one, never half of it."""
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
-
-
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as JSON lines, as :func:`write_text` does."""
+    """Write rows as JSON lines, as ``write_text`` does."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -38,6 +38,9 @@ def _is_taught(graph: Graph, name: str) -> bool:
 
 
 def _require_head(name: str, agent: Agent, *, shares: bool) -> None:
+    if agent.objectives:
+        problem = f"the recipe takes one value of {name!r}, and its head has the objectives {list(agent.objectives)}"
+        raise UserError(problem, hint="leave `objectives` out, or train them by `multi-objective-reward-model`")
     if agent.settings["head"] == "value":
         return
     own = f"{name}: {{model: …, head: value}}"

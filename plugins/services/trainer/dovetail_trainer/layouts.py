@@ -1,7 +1,8 @@
-"""What the rows of offline data may look like: demonstrations, pairs of answers, answers with a label."""
+"""What the rows of offline data may look like: demonstrations, pairs of answers, answers with a label or with ratings."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,11 +27,11 @@ Layout = Callable[[Any], list[Example]]
 
 
 def layout_of(name: str) -> Layout:
-    """The layout of a recipe's input: ``pairs``, ``labelled``, else demonstrations.
+    """The layout of a recipe's input: ``pairs``, ``labelled``, ``judged``, else demonstrations.
 
     A layout reads a row as the examples of one group; a row that does not fit it is a DataError.
     """
-    return {"pairs": pair, "labelled": labelled}.get(name, demonstration)
+    return {"pairs": pair, "labelled": labelled, "judged": judged}.get(name, demonstration)
 
 
 def demonstration(row: Any) -> list[Example]:
@@ -84,6 +85,52 @@ def pair(row: Any) -> list[Example]:
         Example((*before, answer), len(before), {**others, "label": label})
         for answer, label in ((chosen, 1.0), (rejected, 0.0))
     ]
+
+
+def judged(row: Any) -> list[Example]:
+    """What objectives say of answers: a pair with its preferences, or one answer with its ratings.
+
+    A pair (see :func:`pair`) names the ``objective`` that it is about, or has ``preferences``: which of the two is the
+    better one for each objective, ``chosen`` or ``rejected``. One answer is ``prompt``, ``completion`` and ``ratings``,
+    a number for each objective. What is missing or null is no label. The examples have a column ``preferences`` (1 for
+    the better answer, 0 for the other) or ``ratings``.
+    """
+    row = _mapping(row)
+    if row.get("ratings") is not None:
+        hint = "give `prompt`, `completion` and `ratings: {<objective>: <number>}`"
+        before, answer = _prompt(row, hint), _answer(row, "completion", hint)
+        _not_empty(completion=answer)
+        ratings = {name: _rating(name, value, hint) for name, value in _labels(row, "ratings", hint).items()}
+        return [Example((*before, answer), len(before), {"ratings": ratings})]
+    hint = "give a pair `objective: <name>` or `preferences: {<objective>: chosen}`, or an answer its `ratings`"
+    if row.get("objective") is not None:
+        if row.get("preferences") is not None:
+            raise DataError("a row has both 'objective' and 'preferences'", hint=hint)
+        row = {**row, "preferences": {_text(row["objective"], "objective"): "chosen"}}
+    better = _labels(row, "preferences", hint)
+    for name, side in better.items():
+        if side not in ("chosen", "rejected"):
+            raise DataError(f"the preference for {name!r} is {side!r:.40}, not 'chosen' or 'rejected'", hint=hint)
+    return [
+        attrs.evolve(example, columns={"preferences": {name: float(side == own) for name, side in better.items()}})
+        for example, own in zip(pair(row), ("chosen", "rejected"), strict=True)
+    ]
+
+
+def _labels(row: Mapping[str, Any], name: str, hint: str) -> dict[str, Any]:
+    """Those that are not null, by objective."""
+    value = _column(row, name, hint)
+    if not isinstance(value, Mapping):
+        raise DataError(f"the column {name!r} is {type(value).__name__}, not an object", hint=hint)
+    if labels := {objective: label for objective, label in value.items() if label is not None}:
+        return labels
+    raise DataError(f"the column {name!r} has no label for any objective", hint="drop the row")
+
+
+def _rating(name: str, value: Any, hint: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"the rating for {name!r} is {type(value).__name__} {value!r:.40}, not a number", hint=hint)
+    return float(value)
 
 
 def _refuse_swapped(row: Mapping[str, Any]) -> None:

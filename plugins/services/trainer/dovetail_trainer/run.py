@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from dovetail.ragged import Ragged
 from dovetail.rollouts import Rollouts, Scores
 from dovetail_trainer.adjust import adjust, option
 from dovetail_trainer.samples import number, sample_rows
+from dovetail_trainer.writing import write_text
 
 TIMING = ("time/", "tokens_per_second", "rss_mb")
 
@@ -92,9 +92,7 @@ class Run:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file so that a kill leaves the old one or the new one, never half of it."""
-        aside = self.directory / f".{name}"
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, self.directory / name)
+        write_text(self.directory / name, text)
 
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append a line; timings stand apart, because they alone differ between two equal runs."""

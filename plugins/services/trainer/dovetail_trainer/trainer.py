@@ -42,6 +42,7 @@ from dovetail_trainer.layouts import layout_of
 from dovetail_trainer.lock import compare_lock, plugin_lock
 from dovetail_trainer.manager import PartManager
 from dovetail_trainer.playing import play
+from dovetail_trainer.prompts import keep, kept
 from dovetail_trainer.ranks import Ranks
 from dovetail_trainer.run import Run
 from dovetail_trainer.settings import DataSettings
@@ -162,6 +163,8 @@ class Trainer:
         run.claim()
         run.steps = steps
         lock, config = plugin_lock(self.parts), {**describe_run(self), "steps": steps}
+        if self.prompts is not None:
+            keep(run.directory, self.prompts)
         run.write_text("lock.json", json.dumps(lock, indent=2) + "\n")
         run.write_text("config.json", json.dumps(config, indent=2) + "\n")
         structlog.contextvars.bind_contextvars(run=run.directory.name)
@@ -316,7 +319,7 @@ class Trainer:
         config = Path(run_dir) / "config.json"
         if not config.exists():
             raise CheckpointError(f"{run_dir} is no run: it has no config.json", hint="give the folder of a run")
-        trainer = build(load(config), run_dir=run_dir)
+        trainer = build(load(config), run_dir=run_dir, prompts=kept(Path(run_dir)))
         trainer.load_checkpoint(ignore_lock=ignore_lock)
         return trainer
 

@@ -8,7 +8,7 @@ import dovetail as dt
 from dovetail.errors import DataError
 from dovetail.testing import tiny_agent
 from dovetail_trainer.data import encode_rows, read_rows
-from dovetail_trainer.layouts import demonstration, labelled, layout_of, pair
+from dovetail_trainer.layouts import demonstration, judged, labelled, layout_of, pair
 
 PAIR = {"prompt": "p", "chosen": "good", "rejected": "bad"}
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -20,7 +20,8 @@ def turn(role, content):
 
 def test_the_name_of_an_input_is_its_layout():
     """What is no preference is a demonstration."""
-    assert [layout_of(name) for name in ("pairs", "labelled", "rows")] == [pair, labelled, demonstration]
+    layouts = {"pairs": pair, "labelled": labelled, "judged": judged, "rows": demonstration}
+    assert {name: layout_of(name) for name in layouts} == layouts
 
 
 @pytest.mark.parametrize(
@@ -120,3 +121,49 @@ def test_a_row_that_teaches_no_preference_is_refused_with_its_line(layout, row, 
         read_rows(dt.DataSettings(str(path)), layout)
     assert f"{path}:2" in str(error.value)
     assert len(read_rows(dt.DataSettings(str(path), on_broken="skip"), layout)) == 1
+
+
+def test_judgements_are_pairs_about_objectives_and_answers_with_ratings():
+    """One objective, a preference for each, and ratings; null is no label."""
+    rated = {"prompt": "p", "completion": "fine", "ratings": {"help": 3, "harm": None}}
+    rows = [
+        {**PAIR, "objective": "help", "ratings": None},
+        {**PAIR, "preferences": {"help": "rejected", "harm": "chosen", "style": None}},
+        {**rated, "objective": None, "preferences": None},
+    ]
+    examples = [example for row in rows for example in judged(row)]
+    assert [example.messages[-1].content for example in examples] == ["good", "bad", "good", "bad", "fine"]
+    assert [dict(example.columns) for example in examples] == [
+        {"preferences": {"help": 1.0}},
+        {"preferences": {"help": 0.0}},
+        {"preferences": {"help": 0.0, "harm": 1.0}},
+        {"preferences": {"help": 1.0, "harm": 0.0}},
+        {"ratings": {"help": 3.0}},
+    ]
+
+
+RATED = {"prompt": "p", "completion": "c"}
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (PAIR, "no column 'preferences'"),
+        ({**PAIR, "preferences": {"help": "first"}}, "the preference for 'help' is 'first'"),
+        ({**PAIR, "preferences": {"help": None}}, "no label for any objective"),
+        ({**PAIR, "preferences": "help"}, "'preferences' is str, not an object"),
+        ({**PAIR, "objective": "help", "preferences": {"harm": "chosen"}}, "both 'objective' and 'preferences'"),
+        ({**PAIR, "objective": 3}, "'objective' is int, not text"),
+        ({**PAIR, "chosen": "bad", "objective": "help"}, "are equal"),
+        ({**RATED, "ratings": {}}, "no label for any objective"),
+        ({**RATED, "ratings": {"help": "4"}}, "the rating for 'help' is str '4', not a number"),
+        ({**RATED, "ratings": {"help": True}}, "the rating for 'help' is bool True"),
+        ({**RATED, "ratings": {"help": float("nan")}}, "the rating for 'help' is float nan"),
+        ({**RATED, "completion": " ", "ratings": {"help": 1}}, "'completion' is empty"),
+        ({**PAIR, "ratings": {"help": 1}}, "no column 'completion'"),
+    ],
+)
+def test_judgements_that_cannot_be_read_are_refused(row, told):
+    """The error names the objective or the column."""
+    with pytest.raises(DataError, match=told):
+        judged(row)

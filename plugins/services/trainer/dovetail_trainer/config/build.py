@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,20 @@ from dovetail_trainer.config.schema import AgentConfig, PartConfig, RunConfig
 
 if TYPE_CHECKING:
     from dovetail.agents.agent import Agent
+    from dovetail.messages import Task
     from dovetail_trainer.trainer import Trainer
 
 
-def build(config: RunConfig, run_dir: str | Path | None = None, algorithm: Recipe | None = None) -> Trainer:
-    """Make the trainer of a configuration; ``run_dir`` and ``algorithm`` override the configured ones."""
+def build(
+    config: RunConfig,
+    run_dir: str | Path | None = None,
+    algorithm: Recipe | None = None,
+    prompts: Sequence[Task] | None = None,
+) -> Trainer:
+    """Make the trainer of a configuration.
+
+    ``run_dir`` and ``algorithm`` override the configured ones; ``prompts`` are those of a script.
+    """
     from dovetail_trainer.trainer import Trainer
 
     return Trainer(
@@ -27,6 +36,7 @@ def build(config: RunConfig, run_dir: str | Path | None = None, algorithm: Recip
         policy=build_agent(config.policy),
         agents={name: build_agent(agent) for name, agent in config.agents.items()},
         environment=build_part("environments", config.environment) if config.environment else None,
+        prompts=prompts,
         data=config.data,
         rewards=[build_part("rewards", part) for part in config.rewards],
         loggers=[build_part("loggers", part) for part in config.loggers],

@@ -53,6 +53,7 @@ class AgentConfig:
     generator: Any = "native"  # a PartConfig once it is checked, if it was given
     lora: LoraSettings | None = None
     head: Literal["value"] | None = None
+    objectives: tuple[str, ...] = ()
     optimizer: OptimizerSettings = attrs.field(factory=OptimizerSettings)
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     device: str = "auto"

@@ -122,10 +122,6 @@ class Agent:
     def tokenizer(self) -> Any:
         return self._loaded[1]
 
-    @property
-    def is_loaded(self) -> bool:
-        return "_loaded" in vars(self)
-
     @cached_property
     def device(self) -> torch.device:
         automatic = "cuda" if torch.cuda.is_available() else "cpu"

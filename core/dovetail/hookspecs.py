@@ -116,7 +116,9 @@ class RewardSpecs:
         raises or is not finite is INVALID, one that misses the deadline is TIMEOUT; neither is ever 0. Another number
         of values, or another type, stops the run.
 
-        A reward with ``traits = ("cpu_heavy",)`` is called in a worker process, which is killed at the deadline.
+        A reward with ``traits = ("cpu_heavy",)`` is called in a worker process, which is killed at the deadline. Where
+        several processes share a run each scores some rows, of a reward that asks for no ``groups`` or ``rollouts``; one
+        that does says by ``traits = ("by_row",)`` that no row's score depends on what is beside it.
         """
 
 

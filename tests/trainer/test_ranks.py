@@ -102,6 +102,13 @@ def test_episodes_are_shared(tmp_path):
         assert ours == pytest.approx(theirs, rel=1e-6)
 
 
+def test_a_process_without_work_takes_part():
+    """Four processes for three prompts, whose rows are bundled: one has nothing to answer and nothing to learn."""
+    expected, found = trajectory("grpo", steps=5), shared_trajectory("grpo", processes=4, steps=5)
+    for key, values in expected.items():
+        assert found[key] == pytest.approx(values, rel=1e-6)
+
+
 @pytest.mark.parametrize("shape", [{"lora": dt.LoraSettings(rank=2)}, {"gradient_checkpointing": True}], ids=str)
 def test_nothing_special_is_needed(shape):
     """Adapters and recomputed activations, with prompts that are read once for their rows."""

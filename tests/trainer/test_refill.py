@@ -13,6 +13,7 @@ import dovetail as dt
 from dovetail.errors import RecipeError
 from dovetail.testing import tiny_rollouts
 from dovetail_trainer import refill
+from dovetail_trainer.joining import joined
 
 PROMPTS = [f"{n}+1=" for n in range(40)]
 
@@ -144,6 +145,6 @@ def test_draws_of_many_turns_are_joined_with_their_step_rewards():
         rollouts, steps=steps, step_rewards=steps.with_values(torch.tensor([1.0, 2.0, 3.0])),
         conversations=((dt.Message("user", "a"),), (dt.Message("user", "b"),)),
     )  # fmt: skip
-    joined = refill._rows([episodes, episodes], [torch.tensor([True, True]), torch.tensor([False, True])])
-    assert joined.step_rewards.tolist() == [[1.0], [2.0, 3.0], [2.0, 3.0]]
-    assert [said[0].content for said in joined.conversations] == ["a", "b", "b"]
+    both = joined([episodes, episodes], [torch.tensor([True, True]), torch.tensor([False, True])])
+    assert both.step_rewards.tolist() == [[1.0], [2.0, 3.0], [2.0, 3.0]]
+    assert [said[0].content for said in both.conversations] == ["a", "b", "b"]

@@ -18,6 +18,7 @@ def launch(processes: int, words: Sequence[str]) -> int:
     """
     import logging
 
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -32,6 +33,8 @@ def launch(processes: int, words: Sequence[str]) -> int:
     config = LaunchConfig(1, 1, processes, run_id=uuid.uuid4().hex, max_restarts=0, **place)  # type: ignore[arg-type]
     try:
         elastic_launch(config, sys.executable)("-m", "dovetail_trainer", *words)
+    except SignalException as error:  # Ctrl-C, which has ended the processes too
+        raise KeyboardInterrupt from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = failure.exitcode

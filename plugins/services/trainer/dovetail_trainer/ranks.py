@@ -65,7 +65,9 @@ class Ranks(Alone):
         address = f"{os.environ.get('MASTER_ADDR', 'nowhere')}:{os.environ.get('MASTER_PORT', '')}"
         waiting = timedelta(seconds=silence)
         try:
-            store, *_ = next(dist.rendezvous("env://", timeout=waiting))
+            from torch.distributed.rendezvous import rendezvous
+
+            store, *_ = next(rendezvous("env://", timeout=waiting))
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=waiting)
         except (RuntimeError, ValueError) as error:
@@ -192,7 +194,7 @@ class Ranks(Alone):
         """Refuse to go on with weights that have drifted apart; compares the norm of every parameter that learns."""
         if self.count == 1:
             return
-        norms = {}
+        norms: dict[str, float] = {}
         for name, agent in agents.items():
             if agent.trainable:
                 learns = agent.named_parameters()

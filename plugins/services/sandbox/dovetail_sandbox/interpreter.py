@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,10 +15,13 @@ from typing import Any
 import attrs
 
 _NOBODY = 65534
-_ASK = (
-    "import json, sys, sysconfig; "
-    "print(json.dumps([sys.version_info[:3], sys.base_prefix, sysconfig.get_path('stdlib'), sys.executable]))"
-)
+_ASK = """
+import importlib.util, json, sys, sysconfig
+print(json.dumps([
+    sys.version_info[:3], sys.base_prefix, sysconfig.get_path("stdlib"), sys.executable,
+    importlib.util.MAGIC_NUMBER.hex()
+]))
+"""
 _OLDEST = (3, 9)
 _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 _SMALL = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo")
@@ -33,6 +37,7 @@ class Interpreter:
     version: str
     prefix: str
     library: str  #: folder of the standard library
+    is_like_ours: bool  #: whether it can run what our own interpreter has compiled
 
     @property
     def _libraries(self) -> list[str]:
@@ -114,7 +119,8 @@ def _examined(path: str) -> Interpreter:
     done = subprocess.run(
         [path, "-I", "-S", "-c", _ASK], capture_output=True, cwd="/", env={}, timeout=30, check=True, **identity()
     )
-    version, prefix, library, executable = json.loads(done.stdout)
+    version, prefix, library, executable, magic = json.loads(done.stdout)
     if tuple(version) < _OLDEST:
         raise ValueError(f"it is Python {version[0]}.{version[1]}, and 3.9 is the oldest that will do")
-    return Interpreter(os.path.realpath(executable), ".".join(map(str, version)), prefix, library)
+    is_like_ours = magic == importlib.util.MAGIC_NUMBER.hex()
+    return Interpreter(os.path.realpath(executable), ".".join(map(str, version)), prefix, library, is_like_ours)

@@ -7,7 +7,9 @@ import contextlib
 import functools
 import importlib.resources
 import json
+import marshal
 import os
+import select
 import selectors
 import signal
 import socket
@@ -16,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from dovetail_sandbox.inside import folders
@@ -24,16 +27,16 @@ from dovetail_sandbox.results import Limits, Result, cut, read_report
 
 _MODULES = ("values", "filter", "folders", "lockdown", "tester", "programs", "zygote")
 _BOOT = """
-import json, sys, types
+import marshal, sys, types
 sys.path[:] = [path for path in sys.path if path]
-order = json.load(sys.stdin)
-for name, text in order["modules"]:
+order = marshal.load(sys.stdin.buffer)
+for name, code in order["modules"]:
     module = sys.modules[name] = types.ModuleType(name)
     module.__path__ = []
     parent, _, child = name.rpartition(".")
     if parent:
         setattr(sys.modules[parent], child, module)
-    exec(compile(text, name, "exec"), module.__dict__)
+    exec(code, module.__dict__)
 sys.modules["dovetail_sandbox.inside.zygote"].main(*order["arguments"])
 """
 _START_SECONDS, _GRACE_SECONDS = 30.0, 5.0
@@ -60,7 +63,8 @@ class Server:
             folder = self._folder = _work_folder()
         arguments = [theirs.fileno(), tier, folder, interpreter.readable, interpreter.visible]
         try:
-            with theirs, _temporary(json.dumps({"modules": _sources(), "arguments": arguments}).encode()) as order:
+            modules = _compiled() if interpreter.is_like_ours else _sources()
+            with theirs, _temporary(marshal.dumps({"modules": modules, "arguments": arguments}, 4)) as order:
                 # In a session of its own it is spared the Ctrl-C of the terminal.
                 self._process = subprocess.Popen(
                     command, stdin=order, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=_ENVIRONMENT, cwd="/",
@@ -101,11 +105,19 @@ class Server:
 
     def _end(self) -> None:
         self._control.close()
-        try:
-            self._process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
+        if not self._has_ended():
             self.kill()
         self._remove_folder()
+
+    def _has_ended(self) -> bool:
+        """Wait for it, as long as it is given; ``Popen.wait`` would look at ever longer intervals."""
+        if self._process.poll() is None:
+            process = os.pidfd_open(self._process.pid)
+            poll = select.poll()
+            poll.register(process, select.POLLIN)
+            poll.poll(_GRACE_SECONDS * 1e3)
+            os.close(process)
+        return self._process.poll() is not None
 
     def _remove_folder(self) -> None:
         if self._folder:
@@ -121,9 +133,7 @@ class Server:
         if self._tier != "strict":
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-        try:
-            self._process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
+        if not self._has_ended():
             self._process.kill()
             self._process.wait()
 
@@ -220,6 +230,12 @@ def _sources() -> list[tuple[str, str]]:
     inside = importlib.resources.files("dovetail_sandbox.inside")
     names = [(f"dovetail_sandbox.inside.{name}", (inside / f"{name}.py").read_text("utf-8")) for name in _MODULES]
     return [("dovetail_sandbox", ""), ("dovetail_sandbox.inside", ""), *names]
+
+
+@functools.cache
+def _compiled() -> list[tuple[str, CodeType]]:
+    """The same as code, for an interpreter that reads ours."""
+    return [(name, compile(text, name, "exec")) for name, text in _sources()]
 
 
 @contextlib.contextmanager

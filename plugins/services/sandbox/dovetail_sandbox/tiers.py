@@ -111,8 +111,9 @@ def choose(wanted: Literal["auto", "strict", "basic", "none"], python: str | Non
     Raises:
         UserError: It does not work here. It is never replaced by a lower one.
     """
-    tried = [probe(tier, python) for tier in (CONFINED if wanted == "auto" else (wanted,)) if tier in _ALL]
-    for found in tried:
+    tried = []
+    for tier in CONFINED if wanted == "auto" else [tier for tier in _ALL if tier == wanted]:
+        tried.append(found := probe(tier, python))
         if found.works:
             return found
     hint = "look at `dovetail info`; for code that you trust as your own, the tier 'none' confines nothing"

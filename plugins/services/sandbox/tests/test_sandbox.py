@@ -25,6 +25,7 @@ from dovetail_sandbox import Limits, Sandbox, Status, Tests, interpreter, probe,
 from dovetail_sandbox.inside import filter
 from dovetail_sandbox.inside.tester import same
 from dovetail_sandbox.inside.values import decode, encode
+from dovetail_sandbox.server import Server, finish
 
 
 def _beside(name):
@@ -315,6 +316,14 @@ def test_the_tier_none_runs_programs_under_limits_alone():
     assert box.run("while True: pass", limits=Limits(seconds=0.2)).status == Status.TIMEOUT
     assert box.test(hacks.HONEST, hacks.BY_ASSERTS).has_passed
     box.close()
+
+
+def test_an_interpreter_of_another_version_is_sent_text():
+    """The server starts, and runs programs, in an interpreter that cannot read what ours has compiled."""
+    server = Server("none", attrs.evolve(interpreter.find(None), is_like_ours=False))
+    ((result, _),) = finish(server.start({"mode": "program", "source": "print(7)", "seed": 0}, Limits()))
+    server.close()
+    assert (result.status, result.stdout) == (Status.OK, "7\n")
 
 
 def test_a_tier_is_never_lowered_in_silence(monkeypatch):

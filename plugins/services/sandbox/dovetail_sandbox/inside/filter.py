@@ -71,6 +71,7 @@ def is_supported() -> bool:
     return platform.machine() in _AUDIT_ARCH
 
 
+@functools.cache
 def program(pid: int) -> bytes:
     """The filter for a process of number ``pid``, which may send signals to itself alone."""
     lines = [plain()]

@@ -105,8 +105,9 @@ def limit(memory: int, cpu_seconds: int, file_bytes: int, threads: int) -> None:
 def drop_capabilities() -> None:
     """All of them, also those that a program could get back."""
     number = _CAPSET[os.uname().machine]
-    for capability in range(64):
-        _libc.prctl(_DROP_BOUND, capability, 0, 0, 0)
+    capability = 0
+    while _libc.prctl(_DROP_BOUND, capability, 0, 0, 0) == 0:  # it fails past the last one that the kernel knows
+        capability += 1
     header, nothing = ctypes.create_string_buffer(struct.pack("Ii", 0x20080522, 0)), ctypes.create_string_buffer(24)
     _checked(_libc.syscall(number, header, nothing), "capset")
 

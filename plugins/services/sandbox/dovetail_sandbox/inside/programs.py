@@ -9,7 +9,6 @@ import linecache
 import os
 import random
 import sys
-import threading
 import traceback
 from types import CodeType, ModuleType
 from typing import Any
@@ -92,7 +91,8 @@ def _print_from(error: BaseException, name: str) -> None:
 def _finish(status: int) -> int:
     """As the interpreter does at its end: wait for threads, run what was left for the exit, flush."""
     try:
-        threading._shutdown()  # type: ignore[attr-defined]
+        if "threading" in sys.modules:  # not imported here: what it does after a fork is a fifth of a run's time
+            sys.modules["threading"]._shutdown()
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -25,6 +25,7 @@ _WARM = (
     "heapq", "io", "itertools", "math", "operator", "re", "statistics", "string", "textwrap", "typing",
 )  # fmt: skip
 _GLANCE = 0.05  # seconds between two looks at the folder of a run
+_CONFINED = 2  # the number of a run's confined process in its own namespace
 _FILES = ("request", "stdin", "stdout", "stderr", "report", "channel")
 
 
@@ -33,7 +34,9 @@ def main(descriptor: int, tier: str, folder: str, readable: list[str], visible: 
 
     ``visible`` holds the folders above those, without that of the runs.
     """
-    if tier != "none":
+    if tier == "strict":
+        filter.program(_CONFINED)
+    elif tier == "basic":
         filter.plain()
     if tier == "basic":
         lockdown.restrict_files(readable, [folder, "/dev/null"])

@@ -51,10 +51,9 @@ def forward(actor: Actor, rollouts: Rollouts, wanted: Collection[str], together:
     device = actor.device
     tokens = rollouts.tokens.to(device)
     sampled = rollouts.sampled_mask.to(device)
-    first = tokens.positions == 0
-    if bool((sampled & first).any()):
-        row = int(tokens.row_ids[sampled & first][0])
-        raise DataError(f"sequence {row} begins with a sampled token: nothing comes before it to predict it from")
+    unread = tokens.row_ids[sampled & (tokens.positions == 0)]
+    if len(unread):
+        raise DataError(f"sequence {int(unread[0])} begins with a sampled token: nothing comes before it to predict it from")
     packed = Packed(tokens, bundles(rollouts, actor.packing_width) if together is None else together)
     hidden = actor.hidden(packed.tokens, packed.mask, packed.positions).flatten(0, 1)
     before = packed.place[sampled.nonzero().squeeze(1) - 1]

@@ -87,10 +87,9 @@ class Learning:
         batch = _MicroBatch(self, rows[given.rows], counts, given)
         loss = batch.loss()
         if not bool(torch.isfinite(loss)):
-            raise DovetailError(
-                f"the loss is {loss.item()} in a micro-batch of {len(given.rows)} sequences",
-                hint="lower the learning rate, or look at the rollouts of this step with `dovetail rollouts`",
-            )
+            problem = f"the loss is {loss.item()} in a micro-batch of {len(given.rows)} sequences"
+            hint = "lower the learning rate, or look at the rollouts of this step with `dovetail rollouts`"
+            raise DovetailError(problem, hint=hint)
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
         return batch.shares, batch.weights

@@ -112,8 +112,8 @@ def choose(wanted: Literal["auto", "strict", "basic", "none"], python: str | Non
         UserError: It does not work here. It is never replaced by a lower one.
     """
     tried = []
-    for tier in CONFINED if wanted == "auto" else [tier for tier in _ALL if tier == wanted]:
-        tried.append(found := probe(tier, python))
+    for found in (probe(tier, python) for tier in (CONFINED if wanted == "auto" else (wanted,)) if tier in _ALL):
+        tried.append(found)
         if found.works:
             return found
     hint = "look at `dovetail info`; for code that you trust as your own, the tier 'none' confines nothing"

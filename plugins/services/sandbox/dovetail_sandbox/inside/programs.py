@@ -91,7 +91,7 @@ def _print_from(error: BaseException, name: str) -> None:
 def _finish(status: int) -> int:
     """As the interpreter does at its end: wait for threads, run what was left for the exit, flush."""
     try:
-        if "threading" in sys.modules:  # not imported here: what it does after a fork is a fifth of a run's time
+        if "threading" in sys.modules:  # not imported here: what it does after a fork touches many pages
             sys.modules["threading"]._shutdown()
         atexit._run_exitfuncs()
         sys.stdout.flush()

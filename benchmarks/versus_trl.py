@@ -1,9 +1,10 @@
 """dovetail against TRL's GRPOTrainer on the same work, step by step in turn.
 
-python benchmarks/versus_trl.py                      # W1 to W6, about 20 minutes on two cores
+python benchmarks/versus_trl.py                      # W1 to W6, about half an hour on two cores
 python benchmarks/versus_trl.py --only W1 --rounds 9
 python benchmarks/versus_trl.py --peer plain         # against transformers' generate and plain PyTorch instead
 python benchmarks/versus_trl.py --sweeps             # cost against group size, completion length, prompts
+python benchmarks/versus_trl.py --sweeps --picture sweeps.png
 
 Needs ``pip install -r benchmarks/requirements.txt``. Each side runs in a process of its own; the two take turns, so
 that a busy neighbour meets both. Before anything is timed, both must agree on loss and gradient.
@@ -225,10 +226,11 @@ def report(keys: list[str], rounds: int, device: str, peer: str, json_file: Path
         )
 
 
-def sweep(device: str, rounds: int) -> None:
-    """Cost of our step against the size of the work."""
+def sweep(device: str, rounds: int, picture: Path | None) -> None:
+    """Cost of our step against the size of the work: seconds, and the peak beyond what the loaded model takes."""
+    points: dict[str, list[tuple[int, float, float]]] = {}
     for title, keys in SWEEPS.items():
-        print(f"\n| {title} | seconds | µs a token |\n|---|---|---|")
+        print(f"\n| {title} | seconds | µs a token | peak MB | of it the step's |\n|---|---|---|---|---|")
         for key in keys:
             with tempfile.TemporaryDirectory() as folder:
                 side = Side("dovetail", key, write_model(by_key(key), Path(folder)), device)
@@ -236,9 +238,30 @@ def sweep(device: str, rounds: int) -> None:
                     side.step()
                 side.close()
             del side.steps[0]
-            tokens = median(step["tokens"] for step in side.steps)
-            size = key.partition("=")[2]
-            print(f"| {size} | {side.seconds():.3f} | {side.seconds() / tokens * 1e6:.1f} |", flush=True)
+            tokens, size = round(median(step["tokens"] for step in side.steps)), key.partition("=")[2]
+            peak = side.steps[-1]["peak_mb"]
+            points.setdefault(title, []).append((tokens, side.seconds(), peak - side.loaded_mb))
+            print(
+                f"| {size} | {side.seconds():.3f} | {side.seconds() / tokens * 1e6:.1f} | {peak:.0f} "
+                f"| {peak - side.loaded_mb:.0f} |",
+                flush=True,
+            )
+    if picture is not None:
+        draw(points, picture)
+
+
+def draw(points: dict[str, list[tuple[int, float, float]]], picture: Path) -> None:
+    """Seconds and memory of a step against its sampled tokens."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    for axes, column, label in zip(figure.subplots(1, 2), (1, 2), ("seconds a step", "MB a step takes"), strict=True):
+        for title, found in points.items():
+            axes.plot([point[0] for point in found], [point[column] for point in found], "o-", label=title)
+        axes.set(xlabel="sampled tokens of a step", ylabel=label, xlim=(0, None), ylim=(0, None))
+        axes.legend()
+    figure.savefig(picture, dpi=150)
+    print(f"\n{picture}")
 
 
 def describe(peer: str) -> str:
@@ -260,6 +283,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sweeps", action="store_true")
+    parser.add_argument("--picture", type=Path, help="also draw the sweeps here")
     parser.add_argument("--peer", choices=PEERS, default="trl", help="plain: transformers and PyTorch alone")
     parser.add_argument("--json", type=Path, help="also write the figures of the first table here")
     parser.add_argument("--side", choices=("dovetail", *PEERS), help=argparse.SUPPRESS)
@@ -271,7 +295,7 @@ def main() -> int:
     elif arguments.agree:
         return agree(by_key(arguments.only[0]), arguments.model, arguments.device, arguments.peer)
     elif arguments.sweeps:
-        sweep(arguments.device, arguments.rounds)
+        sweep(arguments.device, arguments.rounds, arguments.picture)
     else:
         report(arguments.only, arguments.rounds, arguments.device, arguments.peer, arguments.json)
     return 0

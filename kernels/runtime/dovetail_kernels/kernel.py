@@ -102,17 +102,26 @@ class Call:
         return [torch.tensor(column, dtype=torch.float64) for column in columns]
 
 
+class Tables(dict[str, Tensor]):
+    """A part's tables; ``ready`` keeps, for each kernel, those that its row function reads, as it reads them."""
+
+    def __init__(self, given: Mapping[str, Tensor]) -> None:
+        super().__init__(given)
+        self.ready: dict[Kernel, Mapping[str, Tensor]] = {}
+
+
 _NOTHING = object()
-_tables: dict[int, tuple[Any, Mapping[str, Tensor]]] = {}
+_NONE = Tables({})
+_tables: dict[int, tuple[Any, Tables]] = {}
 
 
-def tables_of(owner: Any) -> Mapping[str, Tensor]:
+def tables_of(owner: Any) -> Tables:
     """What a part's method ``tables()`` gives, asked once for each part."""
     make = getattr(owner, "tables", None)
     if make is None:
-        return {}
+        return _NONE
     kept = _tables.get(id(owner))
     if kept is None or kept[0]() is not owner:
         key = id(owner)
-        kept = _tables[key] = weakref.ref(owner, lambda _: _tables.pop(key, None)), make()
+        kept = _tables[key] = weakref.ref(owner, lambda _: _tables.pop(key, None)), Tables(make())
     return kept[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -13,7 +13,7 @@ from torch import Tensor
 from dovetail.ragged import Ragged
 from dovetail_kernels.backends import choose
 from dovetail_kernels.cpu import narrow
-from dovetail_kernels.kernel import Call
+from dovetail_kernels.kernel import Call, tables_of
 from dovetail_kernels.program import DTYPES, Program, check_rows, launch_op, run
 from dovetail_kernels.source import KernelError, Parameter
 
@@ -97,8 +97,11 @@ def inputs_of(calls: Sequence[Call], rows: Ragged, program: Program | None = Non
     ready: dict[tuple[int, str, int], tuple[Tensor, Tensor]] = {}
     tensors, numbers = [], []
     for call in calls:
-        vocabulary = _vocabulary(call)
+        vocabulary, own = _vocabulary(call), _own_tables(call, rows) if program else {}
         for parameter in call.kernel.source.given:
+            if parameter.name in own:
+                tensors.append(own[parameter.name])
+                continue
             value = call.value(parameter.name)
             if parameter.role == "number":
                 numbers.append(_number(call, parameter, value))
@@ -109,11 +112,29 @@ def inputs_of(calls: Sequence[Call], rows: Ragged, program: Program | None = Non
             key = id(given), parameter.role, vocabulary
             if key not in ready:
                 ready[key] = given, _ready(call, parameter, given, rows, program)
-            _, made = ready[key]
-            if made.dtype != DTYPES[parameter.ctype]:
-                raise _wrong(call, parameter, f"must be {DTYPES[parameter.ctype]}, got {given.dtype}")
-            tensors.append(made)
+            tensors.append(_typed(call, parameter, ready[key][1]))
     return tensors, numbers
+
+
+def _own_tables(call: Call, rows: Ragged) -> Mapping[str, Tensor]:
+    """The part's tables on the CPU by name: looked at once, because a small launch is over before a look at all of them."""
+    tables = tables_of(call.owner)
+    if tables and call.kernel not in tables.ready:
+        asked = [p for p in call.kernel.source.given if p.name in tables and isinstance(tables[p.name], Tensor)]
+        tables.ready[call.kernel] = {
+            parameter.name: _typed(call, parameter, _ready(call, parameter, tables[parameter.name], rows, None))
+            for parameter in asked
+            if parameter.role == "table"
+            and parameter.name not in call.given
+            and not hasattr(call.owner, parameter.name)
+        }
+    return tables.ready.get(call.kernel, {})
+
+
+def _typed(call: Call, parameter: Parameter, made: Tensor) -> Tensor:
+    if made.dtype != DTYPES[parameter.ctype]:
+        raise _wrong(call, parameter, f"must be {DTYPES[parameter.ctype]}, got {made.dtype}")
+    return made
 
 
 def _number(call: Call, parameter: Parameter, value: Any) -> float:

@@ -53,7 +53,7 @@ def forward(actor: Actor, rollouts: Rollouts, wanted: Collection[str], together:
     sampled = rollouts.sampled_mask.to(device)
     unread = tokens.row_ids[sampled & (tokens.positions == 0)]
     if len(unread):
-        raise DataError(f"sequence {int(unread[0])} begins with a sampled token: nothing comes before it")
+        raise DataError(f"sequence {int(unread[0])} begins with a sampled token: nothing before it predicts it")
     packed = Packed(tokens, bundles(rollouts, actor.packing_width) if together is None else together)
     hidden = actor.hidden(packed.tokens, packed.mask, packed.positions).flatten(0, 1)
     before = packed.place[sampled.nonzero().squeeze(1) - 1]

@@ -97,6 +97,6 @@ def test_prompts_that_json_cannot_hold_do_not_stop_a_run(tmp_path, capsys):
         rewards=[dt.rewards.length(target=2)], batch_size=1, sampling=dt.Sampling(max_tokens=2), run_dir=tmp_path,
     )  # fmt: skip
     run.fit(1)
-    assert "this run cannot be resumed" in capsys.readouterr().out
+    assert "this run cannot be resumed" in "".join(capsys.readouterr())  # where logs go, another test may have said
     with pytest.raises(DataError, match="needs prompts"):
         dt.Trainer.resume(tmp_path)

@@ -43,11 +43,11 @@ def load_pretrained(name_or_path: str, dtype: torch.dtype, *, trust_remote_code:
                 name_or_path, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
             )
     except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        hint = "give a folder in the Hugging Face layout with *.safetensors, or the name of a model on the hub"
-        if Path(name_or_path).exists():
-            hint = f"look into {Path(name_or_path).resolve()}: it needs config.json, *.safetensors and the tokenizer"
-        raise UserError(f"the model {name_or_path!r} cannot be loaded: {first_line}", hint=hint) from error
+        told, folder = str(error).strip().splitlines()[0], Path(name_or_path).resolve()
+        hint = f"look into {folder}: it needs config.json, *.safetensors and the tokenizer"
+        if not folder.exists():
+            told, hint = f"no folder {folder}; on the hub: {told}", "name a folder or a hub model with *.safetensors"
+        raise UserError(f"the model {name_or_path!r} cannot be loaded: {told}", hint=hint) from error
     if tokenizer.eos_token_id is None:
         problem = f"the tokenizer of {name_or_path!r} has no end token, so no completion could end"
         hint = 'set it and save the tokenizer: tokenizer.eos_token = "…"; tokenizer.save_pretrained(folder)'

@@ -15,7 +15,7 @@ def add_lora(model: Any, settings: LoraSettings) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise UserError("LoRA needs peft", hint='pip install "dovetail-core[lora]"') from error
+        raise UserError("LoRA needs peft", hint='pip install "dovetail[lora]"') from error
     alpha = settings.alpha if settings.alpha is not None else 2 * settings.rank
     layers = list(settings.target_modules) or "all-linear"
     config = LoraConfig(

@@ -55,7 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         plain = {name: {key: attrs.asdict(each) for key, each in found.items()} for name, found in report.items()}
         print(json.dumps({"tasks": len(tasks), "samples": arguments.samples, "invalid": invalid, "success": plain}))
     else:
-        print(f"{len(tasks)} tasks of {environment.name}/{arguments.split}, {arguments.samples} samples each")
+        drawn = f"{arguments.samples} samples each at temperature {playing.temperature:g}"
+        print(f"{len(tasks)} tasks of {environment.name}/{arguments.split}, {drawn}")
         print("\n".join(_table(report)))
         if invalid:
             print(f"{invalid} samples have no valid reward and are left out")

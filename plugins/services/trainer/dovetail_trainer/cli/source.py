@@ -82,6 +82,12 @@ class Source:
             raise DataError(f"the {self.arguments.split} split of the environment {environment.name!r} is empty")
         return tasks
 
+    @property
+    def temperature(self) -> float:
+        """At which completions are drawn."""
+        wanted: float | None = self.arguments.temperature
+        return self.config.settings.sampling.temperature if wanted is None else wanted
+
     def play(self, policy: Agent, environment: Part, tasks: list[Task]) -> Iterator[Rollouts]:
         """Episodes of all tasks, a batch at a time."""
         import torch
@@ -93,9 +99,7 @@ class Source:
         settings, wanted = self.config.settings, self.arguments
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        sampling = settings.sampling
-        if wanted.temperature is not None:
-            sampling = attrs.evolve(sampling, temperature=wanted.temperature)
+        sampling = attrs.evolve(settings.sampling, temperature=self.temperature)
         with contextlib.closing(Offloader()) as offloader:
             for start in range(0, len(tasks), BATCH):
                 batch, seed = Tasks(tasks[start : start + BATCH]), wanted.seed * 1_000_003 + start

@@ -140,7 +140,7 @@ def test_whatever_a_tool_gives_becomes_text(served):
     """An error is told, a picture named, a flood cut off; a wrong argument is the server's to refuse."""
     refused, drawn, flooded, unfit, waited = played(
         ("refuse", {}), ("draw", {}), ("flood", {}), ("keep", {"name": [1]}), ("wait", {}),
-        server={"url": served.url}, longest=200, timeout=2,
+        server={"url": served.url}, longest=200, timeout=8,
     )  # fmt: skip
     assert not refused[0]
     assert "refuse" in refused[1]
@@ -148,7 +148,7 @@ def test_whatever_a_tool_gives_becomes_text(served):
     assert flooded == (True, "x" * 200 + "… (999800 characters left out)")
     assert not unfit[0]
     assert "name" in unfit[1]
-    assert waited == (False, "error: no answer within 2 s")
+    assert waited == (False, "error: no answer within 8 s")
 
 
 def test_a_server_that_dies_is_started_anew_and_the_policy_is_told():

@@ -33,9 +33,12 @@ def checks(
     if bounds is not None:
         promises[f"scores lie in [{bounds[0]:g}, {bounds[1]:g}]"] = functools.partial(_is_bounded, bounds=bounds)
     sample = tiny_rollouts() if rollouts is None else rollouts
-    every_row = range(len(sample))
-    # A copy for each check, because a broken reward may change what it is given.
-    return {claim: functools.partial(check, rollouts=sample.select(every_row)) for claim, check in promises.items()}
+    return {claim: functools.partial(check, rollouts=_copy(sample)) for claim, check in promises.items()}
+
+
+def _copy(rollouts: Rollouts) -> Rollouts:
+    """Its own tokens for each check, because a broken reward may change what it is given."""
+    return attrs.evolve(rollouts, tokens=rollouts.tokens.map(torch.clone))
 
 
 def score(part: Part, rollouts: Rollouts, *, process: bool = False) -> Scores:
